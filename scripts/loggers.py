@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from logging_run import train  # noqa: E402  # from the tests
+from stores import PACKAGES  # noqa: E402  # from the tests
 
 from yolo_gradwatch.loggers.catalog import LOGGERS  # noqa: E402
 from yolo_gradwatch.runs.run import load_run  # noqa: E402
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from stores import Stored
 
 VERSIONS = ("8.4.0", "8.4.100", "8.4.190")
-
-PACKAGES = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "dvclive")
 
 GROUPS = (
     ("tensorboard", "wandb", "mlflow", "dvc"),
@@ -66,7 +65,7 @@ def interpreter(version: str, out: Path) -> str:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     install = [str(python), "-m", "pip", "install", "--quiet", f"ultralytics=={version}"]
-    subprocess.run([*install, *PACKAGES, f"{ROOT}[html]"], check=True, stdout=sys.stderr)
+    subprocess.run([*install, *PACKAGES.values(), f"{ROOT}[html]"], check=True, stdout=sys.stderr)
     return str(python)
 
 

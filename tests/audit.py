@@ -1,11 +1,13 @@
-"""What a process does to the world, and what of it the package has caused.
+"""Record the audit events of a process that the package causes.
 
-A script: ``python audit.py REPORT JOB ARGUMENTS`` runs a function of this file under an audit hook
-(PEP 578) and writes to REPORT, as JSON, what it saw and what was printed.
+    python audit.py REPORT JOB ARGUMENTS
 
-The package has caused an event if, from the event outwards, its code is met before any other that
-is not the standard library's or an installed package's. What Ultralytics or a test's trainer does
-when a wrap or a callback of the package hands on to it is their own doing.
+runs a function of this file under an audit hook (PEP 578) and writes the events and the function's
+result to REPORT, as JSON.
+
+The package causes an event if its code comes first when the stack is walked outwards from the
+event, past the standard library and installed packages. What Ultralytics or a test's trainer does
+when a wrapper or callback of the package calls it does not count.
 """
 
 import io
@@ -20,7 +22,7 @@ from pathlib import Path
 OURS = str(Path(find_spec("yolo_gradwatch").origin).parent) + os.sep
 ULTRALYTICS = str(Path(find_spec("ultralytics").origin).parent) + os.sep
 PACKAGES = [path for path in sys.path if Path(path).name in {"dist-packages", "site-packages"}]
-"""More than one folder, where an environment adds to another one."""
+"""Several folders if one environment extends another."""
 
 LIBRARIES = tuple(
     {path + os.sep for path in (*map(sysconfig.get_path, ("stdlib", "platstdlib")), *PACKAGES)}
@@ -29,7 +31,7 @@ LOGGERS = (
     *("tensorboard", "torch/utils/tensorboard", "tensorboardX"),
     *("wandb", "mlflow", "comet_ml", "clearml", "dvclive"),
 )
-"""Packages whose files, network and processes are their own, though an adapter of ours calls."""
+"""Packages that may use files, network and processes, even if one of our adapters calls them."""
 
 IMPORT = "<frozen importlib"
 
@@ -46,16 +48,17 @@ OTHERS = (
     *("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system"),
     *("_thread.", "ctypes.", "shutil.", "tempfile.", "sqlite3.", "syslog."),
 )
-"""How the names of all other events begin that are kept."""
+"""Prefixes of all other events that are recorded."""
+
 THEIRS = (ULTRALYTICS, *(path + name + os.sep for path in LIBRARIES for name in LOGGERS))
 
 
 class Witness:
-    """An audit hook that keeps the events that the package has caused.
+    """An audit hook that records the events that the package causes.
 
     Attributes:
-        events: A dict each.
-        during: A name for what goes on, kept with each.
+        events: One dict per event.
+        during: Name of the current activity, recorded with each event.
     """
 
     def __init__(self):
@@ -73,7 +76,7 @@ class Witness:
                 {
                     "event": event,
                     "paths": paths,
-                    "args": [told(arg) for arg in args],
+                    "args": [as_text(arg) for arg in args],
                     "by": by,
                     "from": place(frame),
                     "is_import": is_import,
@@ -83,7 +86,7 @@ class Witness:
 
 
 class Diary(Witness):
-    """The same for a process that may be killed: each event is in a file at once, as JSON."""
+    """The same for a process that may be killed: writes each event to a file at once, as JSON."""
 
     def __init__(self, path):
         super().__init__()
@@ -95,7 +98,7 @@ class Diary(Witness):
 
 
 def changed_paths(event, args):
-    """The paths that an event of the file system changes, links in them resolved."""
+    """Return the paths that an event of the file system changes, with links resolved."""
     if event == "open":
         path, mode, flags = args
         is_change = any(sign in mode for sign in "wax+") if mode else flags & FOR_WRITING
@@ -106,12 +109,12 @@ def changed_paths(event, args):
 
 
 def is_path(value):
-    """Whether this names a file, and is no descriptor."""
+    """Return whether this is a file name rather than a descriptor."""
     return isinstance(value, (str, bytes, os.PathLike))
 
 
 def cause(frame):
-    """The function of ours that has caused an event, "" if none has; whether it imports."""
+    """Return which of our functions causes an event, "" if none, and whether by an import."""
     is_import = False
     while frame:
         file = frame.f_code.co_filename
@@ -125,14 +128,14 @@ def cause(frame):
 
 
 def place(frame):
-    """Module and function of a frame."""
+    """Return the module and function of a frame."""
     file = Path(frame.f_code.co_filename)
     module = file.parent.name if file.stem == "__init__" else file.stem
     return f"{module}.{frame.f_code.co_name}"
 
 
-def told(value):
-    """A value as text; of a code object, where it is from, its names and its constants."""
+def as_text(value):
+    """Return a value as text; for a code object, its file, name, names and constants."""
     if hasattr(value, "co_names"):
         return f"{value.co_filename} {value.co_name} {value.co_names} {value.co_consts}"
     if isinstance(value, bytes):
@@ -144,14 +147,14 @@ def told(value):
 
 
 def command(witness, *arguments):
-    """Run a command line of ours; its exit code."""
+    """Run one of our commands and return its exit code."""
     from yolo_gradwatch.cli.main import main
 
     return main([*arguments])
 
 
 def commands(witness, lines):
-    """Run command lines of ours, a dict of names; their exit codes and what they print."""
+    """Run named commands; return the exit code and output of each."""
     printed = {}
     for name, arguments in json.loads(lines).items():
         witness.during = name
@@ -162,7 +165,7 @@ def commands(witness, lines):
 
 
 def training(witness, folder, *, calls=(), watched=None, **options):
-    """Train on forty images, with a spike in the eighth of ten steps; the rules of its findings."""
+    """Train ten steps with a spike in the eighth; return the rules of the findings."""
     from training import recording_trainer, shapes, small, train
 
     from yolo_gradwatch import GradWatch
@@ -177,11 +180,11 @@ def training(witness, folder, *, calls=(), watched=None, **options):
 
 
 def failing(witness, folder):
-    """The same over two epochs, ended by an internal error in the second one, and resumed."""
+    """Train two epochs, the second of which fails, then resume."""
 
     def fail(trainer):
         if trainer.epoch:
-            raise RuntimeError("planted")
+            raise RuntimeError("injected")
 
     with suppress(RuntimeError):
         training(witness, folder, calls=[("on_train_batch_end", fail)], epochs=2)
@@ -190,12 +193,12 @@ def failing(witness, folder):
 
 
 def keeping(witness, folder):
-    """The same over two epochs, with a copy of each healthy checkpoint."""
+    """Train two epochs and keep a copy of each healthy checkpoint."""
     return training(witness, folder, watched={"keep_healthy": True}, epochs=2)
 
 
 def shown(witness, folder):
-    """The same in a stand-in for a notebook; how often its display was drawn."""
+    """Train in a stand-in for a notebook; return how often its display was drawn."""
     from kernel import Kernel
     from pytest import MonkeyPatch  # noqa: PT013  # for the stand-in
 
@@ -205,9 +208,9 @@ def shown(witness, folder):
 
 
 def logging(witness, asked):
-    """Train as `logged.py` does, with loggers that Ultralytics opens; which were loaded.
+    """Train as `logged.py` does, with loggers; return the packages that were loaded.
 
-    Their adapters open a socket too, so that they are seen to be audited.
+    Each adapter also opens a socket, which shows that it is audited.
     """
     import logged
 
@@ -217,19 +220,24 @@ def logging(witness, asked):
     sys.argv[1:] = [asked]
     witness.during = "training"
     logged.main()
-    return [name for name in logged.PACKAGES if name in sys.modules]
+    return [name for name in logged.PACKAGES.values() if name in sys.modules]
+
+
+def run_as_part_of(folder, source, known):
+    """Run source as if it were in a file of this folder."""
+    exec(compile(source, f"{folder}injected_code.py", "exec"), known)  # noqa: S102  # the test's own
 
 
 def leaking(name, method):
-    """A method that opens a socket first, as if it stood in the package."""
+    """Return a method that opens a socket first, as if it were code of the package."""
     source = f"import socket\ndef {name}(*args):\n socket.socket().close()\n return method(*args)"
     known = {"method": method}
-    exec(compile(source, f"{OURS}planted.py", "exec"), known)  # noqa: S102  # the test's own
+    run_as_part_of(OURS, source, known)
     return known[name]
 
 
 def checked(witness):
-    """Look at a training before it begins, from Python and by the command; steps and exit code."""
+    """Check a training from Python and by the command; return steps and exit code."""
     from training import TINY, shapes, small
     from ultralytics import YOLO
 
@@ -245,23 +253,23 @@ def checked(witness):
     return [report.steps, command(witness, "check", "--steps", "3", *given)]
 
 
-def planted(witness, code):
-    """Run pieces of code, a dict of names, as if they stood in the package.
+def injected(witness, code):
+    """Run named pieces of code as if they were code of the package.
 
-    They know functions that write: ``save`` stands in Ultralytics, ``log`` in a logger, ``keep`` is
-    a user's.
+    They can call functions that write: ``save`` of Ultralytics, ``log`` of a logger, ``keep`` of a
+    user.
     """
     known = {"keep": lambda: Path("kept").write_text("", encoding="utf-8")}
     for name, where in (("save", ULTRALYTICS), ("log", THEIRS[1])):
         source = f"def {name}(): open('by-{name}', 'w').close()"
-        exec(compile(source, f"{where}planted.py", "exec"), known)  # noqa: S102  # the test's own
+        run_as_part_of(where, source, known)
     for name, source in json.loads(code).items():
         witness.during = name
-        exec(compile(source, f"{OURS}planted.py", "exec"), {**known})  # noqa: S102
+        run_as_part_of(OURS, source, {**known})
 
 
 def main(report, job, *arguments):
-    """Run a job and write what was seen of it."""
+    """Run a job and write its report."""
     with Path(report).open("w", encoding="utf-8") as file:
         witness = Witness()
         sys.addaudithook(witness)

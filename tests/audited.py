@@ -1,4 +1,4 @@
-"""Runs jobs of `audit` in processes of their own, and judges what was seen of them."""
+"""Run jobs of `audit` in separate processes, and check their events."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from audit import OURS
-from logging_run import HIDES, offline
+from logging_run import offline, visible
 from places import TESTS
 from stores import READERS
+from sweeping import sweep
 from training import trial_options
 
 from yolo_gradwatch.runs.schema import META_FILE
@@ -28,7 +29,7 @@ TREES = {
 
 
 class World:
-    """A home, a folder for temporary files and a place to stand, all of them empty at first."""
+    """Empty folders for a process: its home, temporary files and working directory."""
 
     def __init__(self, root):
         self.root = root
@@ -51,21 +52,20 @@ class World:
         }
 
     def start(self, job, *arguments, **pipes):
-        """Begin a job of `audit`."""
+        """Start a job of `audit`."""
         command = [sys.executable, SCRIPT, self.report, job, *map(str, arguments)]
         return subprocess.Popen(command, cwd=self.here, env=self._environment, **pipes)
 
     def run(self, job, *arguments, **variables):
-        """What was seen of a job of `audit`, with more variables of the environment."""
-        hidden = [n for n in self._environment if n.startswith(HIDES)] if variables else []
-        self._environment = {n: v for n, v in self._environment.items() if n not in hidden}
-        self._environment |= variables
+        """Run a job of `audit`, with more environment variables, and return its report."""
+        if variables:
+            self._environment = {**visible(self._environment), **variables}
         with self.start(job, *arguments, stdout=subprocess.DEVNULL) as process:
             assert process.wait(timeout=300) == 0
         return self.seen()
 
     def run_in_terminal(self, job, *arguments):
-        """The same, and what the job has shown on a terminal."""
+        """Run a job of `audit` on a terminal, and return its report and its output."""
         pty = pytest.importorskip("pty")
         ours, its = pty.openpty()
         shown = b""
@@ -78,34 +78,23 @@ class World:
         return self.seen(), re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode("utf-8", "replace"))
 
     def sweep(self, options, *ways):
-        """Sweep with Ray as `ray_sweeps` does, twice each way; what was seen of each process."""
+        """Run `ray_sweeps`, two trials each way, and return the events of each process."""
         diaries = self.root / "diaries"
         diaries.mkdir()
-        inherited = {n: v for n, v in self._environment.items() if not n.startswith(HIDES)}
         path = [str(TESTS / "audited_processes"), str(TESTS.parent)]
         variables = {
             "PYTHONPATH": os.pathsep.join(path),
-            "YOLO_CONFIG_DIR": str(self.root / "config"),
             "RAY_TMPDIR": tempfile.gettempdir(),  # the paths of its sockets must be short
-            "RAY_USAGE_STATS_ENABLED": "0",
             "AUDIT_FOLDER": str(diaries),
         }
-        done = subprocess.run(
-            [sys.executable, TESTS / "ray_sweeps.py", json.dumps(options), "2", *ways],
-            cwd=self.here,
-            env={**inherited, **variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        sweep(options, 2, *ways, folder=self.here, environment=self._environment, **variables)
         return [read_diary(path) for path in diaries.iterdir()]
 
     def seen(self):
         return json.loads(self.report.read_text("utf-8"))
 
     def files(self):
-        """Every file and what is in it, links by where they point to."""
+        """Return the content of each file, and the target of each link."""
         return {
             str(path.relative_to(self.root)): str(path.readlink())
             if path.is_symlink()
@@ -116,13 +105,13 @@ class World:
 
 
 def read_diary(path):
-    """The events of a `Diary`, the last of which may be cut off."""
+    """Return the events of a `Diary`; the last line may be incomplete."""
     lines = path.read_text("utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def read_terminal(end):
-    """What a terminal shows next; nothing once no process has it any more."""
+    """Return the next output of a terminal; empty once no process uses it."""
     try:
         return os.read(end, 65536)
     except OSError:
@@ -140,17 +129,17 @@ EVALUATORS = ("typing.", "inspect.", "annotationlib.")
 DEFINERS = ("dataclasses.", "collections.namedtuple")
 
 LOOKS = {"cc", "fc-list", "gcc", "ld", "ldconfig", "objdump", "system_profiler"}
-"""Programs that torch and matplotlib ask for libraries and fonts while they are imported."""
+"""Programs that torch and matplotlib start on import to find libraries and fonts."""
 
 
 def trouble(events, *places):
-    """Of what the package has caused, that which it promises not to do; it may write in places."""
+    """Return the events that the package must not cause; it may write in ``places``."""
     found = [(event, complaint(event, places)) for event in events]
-    return [f"{event['during']}, {event['by']}: {told}" for event, told in found if told]
+    return [f"{event['during']}, {event['by']}: {what}" for event, what in found if what]
 
 
 def complaint(event, places):
-    """What is wrong with an event, "" if nothing is."""
+    """Return what is wrong with an event, "" if nothing is."""
     name, paths = event["event"], event["paths"]
     outside = [path for path in paths if path != os.devnull and not is_in(path, places)]
     if outside:
@@ -165,7 +154,7 @@ def is_in(path, places):
 
 
 def is_loading(event):
-    """Whether this is how Python imports a module, or what torch and matplotlib do then."""
+    """Return whether Python causes this event by an import, or torch and matplotlib do."""
     name, first = event["event"], event["args"][0]
     if name in {"subprocess.Popen", "os.posix_spawn"}:
         return event["is_import"] and Path(first).name in LOOKS
@@ -176,60 +165,61 @@ def is_loading(event):
 
 
 def is_definition(event):
-    """Whether this defines a class, reads an annotation, or parses source that is never run."""
+    """Return whether this defines a class, reads an annotation, or only parses source."""
     name, by, source = event["event"], event["by"], event["from"]
     if by == "contract._calls":
         return name == "compile" and source == "ast.parse"
     if name not in {"compile", "exec"}:
         return False
     if source == "basevalidators.build_validator":
-        return True  # plotly 7 evaluates the name of a class of its own
+        return True  # plotly 7 evaluates the name of one of its classes
     if by.endswith(".<module>") and source.startswith(DEFINERS):
         return True
     return source.startswith(EVALUATORS) and (name == "exec" or event["args"][0] in ANNOTATIONS)
 
 
 def written(events, during=None):
-    """The files that the package has written, removed or renamed."""
+    """Return the files that the package wrote, removed or renamed."""
     events = [event for event in events if during in {None, event["during"]}]
     return {path for event in events for path in event["paths"] if path != os.devnull}
 
 
-def planted_and_others(events, *places):
-    """What stands in `trouble`: of code that a test has planted, and of the package itself."""
-    told = trouble(events, *places)
-    planted = [one for one in told if ", planted." in one]
-    return planted, [one for one in told if one not in planted]
+def injected_and_others(events, *places):
+    """Split `trouble` into that of code injected by a test and that of the package itself."""
+    found = trouble(events, *places)
+    injected = [one for one in found if ", injected_code." in one]
+    return injected, [one for one in found if one not in injected]
 
 
 def audit_loggers(world, names):
-    """Train with loggers; whose planted code was seen, and what else the package has done.
+    """Train with loggers; return those whose injected code was seen, and other trouble.
 
     Raises:
-        AssertionError: A logger has got nothing of ours.
+        AssertionError: A logger received nothing from us.
     """
     asked = json.dumps({"settings": names, "watch": {}})
     seen = world.run("logging", asked, **offline(world.here))
     places = (world.here / "run", world.here / "data", world.fonts)
-    planted, others = planted_and_others(seen["events"], *places)
+    injected, others = injected_and_others(seen["events"], *places)
     assert all(READERS[name](world.here).ours() for name in names)
     assert (world.here / "run" / META_FILE).is_file()
-    return [name for name in names if any(f", planted.{name}: " in one for one in planted)], others
+    seen_of = [n for n in names if any(f", injected_code.{n}: " in one for one in injected)]
+    return seen_of, others
 
 
 def audit_sweep(world):
-    """Sweep; of each trial's folder, the trouble of its process: what was planted, and others.
+    """Run a sweep; return injected and other trouble of each process, by the trial's folder.
 
     Raises:
-        AssertionError: A process has written the files of several trials.
+        AssertionError: A process wrote the files of several trials.
     """
     project = world.root / "project"
     found = {}
     for events in world.sweep(trial_options(project), "own"):
         folders = {Path(path).parent for path in written(events) if Path(path).name == META_FILE}
         assert len(folders) <= 1
-        planted, others = planted_and_others(events, *folders, world.fonts)
+        injected, others = injected_and_others(events, *folders, world.fonts)
         name = "".join(folder.name for folder in folders)
-        if name or planted or others:
-            found[name] = (planted, others)
+        if name or injected or others:
+            found[name] = (injected, others)
     return found

@@ -1,4 +1,4 @@
-"""Processes that want the same folder at the same instant."""
+"""Processes that claim the same folder at the same time."""
 
 import json
 from contextlib import ExitStack, suppress
@@ -10,17 +10,17 @@ from yolo_gradwatch.runs.process import own
 from yolo_gradwatch.runs.schema import CLAIM_FILE
 
 LONGEST = 60
-"""Seconds that they may wait for each other."""
+"""Most seconds that they wait for each other."""
 
 
-def leave_claim(folder, pid, behind=0):
-    """Leave the claim of a process that is gone, behind so many others."""
-    claim = folder / (CLAIM_FILE + ".next" * behind)
+def leave_claim(folder, pid, after=0):
+    """Leave the claim of a process that has ended, after this many other claims."""
+    claim = folder / (CLAIM_FILE + ".next" * after)
     claim.write_text(json.dumps(asdict(replace(own(), pid=pid))), encoding="utf-8")
 
 
 def compete(folders, barrier, winners):
-    """Try to get each folder together with the other processes, and hold it until all have."""
+    """Claim each folder at the same time as the other processes; hold it until all have tried."""
     for i, folder in enumerate(folders):
         with ExitStack() as training:
             barrier.wait(LONGEST)
@@ -32,7 +32,7 @@ def compete(folders, barrier, winners):
 
 
 def winners_of(folders, processes):
-    """How many of several processes get each folder."""
+    """Return how many of several processes get each folder."""
     context = get_context("spawn")
     winners = context.Array("i", len(folders))
     arguments = (folders, context.Barrier(processes), winners)

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from stores import PACKAGES
 from ultralytics import YOLO, settings
 
 from yolo_gradwatch import GradWatch
 from yolo_gradwatch.demo.shapes import draw_dataset
 from yolo_gradwatch.loggers.catalog import LOGGERS
-
-PACKAGES = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "dvclive")
 
 
 @dataclass
@@ -147,7 +146,7 @@ def main():
             plots=False,
         )
     finally:
-        loaded = [name for name in PACKAGES if name in sys.modules]
+        loaded = [name for name in PACKAGES.values() if name in sys.modules]
         outcome = {"weights": digest(model.trainer.model), "loaded": loaded}
         print(json.dumps(outcome))  # noqa: T201
 

@@ -16,8 +16,13 @@ HIDES = ("PYTEST_", "GITHUB_", "RUNNER_OS", "WANDB_", "MLFLOW_", "COMET_", "CLEA
 """Prefixes of variables that disable Ultralytics' loggers or redirect them."""
 
 
+def visible(environment):
+    """Return the variables of an environment that do not affect Ultralytics' loggers."""
+    return {name: value for name, value in environment.items() if not name.startswith(HIDES)}
+
+
 def offline(folder):
-    """Variables that have each logger store in a folder what it would send."""
+    """Return variables with which each logger stores its data in a folder instead of sending it."""
     return {
         "WANDB_MODE": "offline",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
@@ -25,7 +30,7 @@ def offline(folder):
         "COMET_OFFLINE_DIRECTORY": str(folder / "comet"),
         "CLEARML_OFFLINE_MODE": "1",
         "HOME": str(folder),
-        "YOLO_CONFIG_DIR": str(folder / "config"),  # which of them are on is a setting
+        "YOLO_CONFIG_DIR": str(folder / "config"),  # the settings that turn them on
     }
 
 
@@ -55,11 +60,10 @@ class Ran:
 def train(folder, *, python=sys.executable, **asked):
     """Train with the options of `logged.Asked`."""
     folder.mkdir(parents=True, exist_ok=True)
-    inherited = {name: one for name, one in os.environ.items() if not name.startswith(HIDES)}
     done = subprocess.run(
         [python, SCRIPT, json.dumps(asked)],
         env={
-            **inherited,
+            **visible(os.environ),
             "PYTHONPATH": str(SCRIPT.parents[1]),
             "YOLO_AUTOINSTALL": "false",
             "MPLCONFIGDIR": mpl.get_cachedir(),

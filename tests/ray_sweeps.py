@@ -1,11 +1,11 @@
-"""Sweeps with Ray Tune in a process of its own, which loads no pytest.
+"""Sweep with Ray Tune, without loading pytest.
 
     python ray_sweeps.py OPTIONS TRIALS [own]
 
 OPTIONS are those of ``train`` as JSON, with the model's file. Half of the trials of
 ``model.tune(use_ray=True)`` have a gain that makes their loss Inf. With ``own``, there
-are two more in a trainable of the user's own. The last line is what came of each trial, as JSON.
-With AUDIT_FOLDER in the environment, each of them also does what an audit must see.
+are two more in a custom trainable. The last line is the outcome of each trial, as JSON.
+With AUDIT_FOLDER in the environment, each of them also opens a socket, which an audit must see.
 """
 
 import inspect
@@ -28,11 +28,11 @@ OURS = "gradwatch/"
 
 
 class Leak:
-    """An output that opens a socket, as if it stood in the package."""
+    """An output that opens a socket, as if it were code of the package."""
 
     def start(self, _run):
         """Open it."""
-        file = str(Path(yolo_gradwatch.__file__).with_name("planted.py"))
+        file = str(Path(yolo_gradwatch.__file__).with_name("injected_code.py"))
         exec(compile("import socket; socket.socket().close()", file, "exec"))  # noqa: S102
 
 
@@ -51,7 +51,7 @@ def tuned(options, trials):
 
 
 def own(options):
-    """Sweep with a trainable of the user's own; the scheduler sorts by what was found."""
+    """Sweep with a custom trainable; the scheduler sorts by the number of findings."""
 
     def trainable(config):
         model = YOLO(options["model"])
@@ -70,7 +70,7 @@ def own(options):
 
 
 def outcome(result):
-    """What a trial has reported: of each epoch, and last."""
+    """Return what a trial reported: in each epoch, and last."""
     rows = result.metrics_dataframe[["epoch", *KEYS]].to_dict("records")
     last = {key: value for key, value in result.metrics.items() if key.startswith(OURS)}
     error = None if result.error is None else str(result.error)

@@ -6,6 +6,16 @@ import struct
 import zipfile
 from collections import defaultdict
 
+PACKAGES = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "comet": "comet_ml",
+    "clearml": "clearml",
+    "dvc": "dvclive",
+}
+"""The package of each logger."""
+
 TIMES = (
     "gradwatch",
     "_",

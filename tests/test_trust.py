@@ -1,4 +1,4 @@
-"""Nothing of the package uses the network, runs what stands in a file, or writes elsewhere."""
+"""The package uses no network, runs no code from files, and writes to the run's folder only."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from audited import TREES, World, audit_loggers, audit_sweep, is_in, trouble, written
+from stores import PACKAGES
 from values import Part, plan, window, write_run
 from watched import Training
 
@@ -40,13 +41,12 @@ LOGGERS = [
     ("tensorboard", "wandb", "mlflow"),
     *(pytest.param((name,), marks=pytest.mark.full) for name in ("comet", "clearml", "dvc")),
 ]
-PACKAGES = {"comet": "comet_ml", "dvc": "dvclive"}
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs yolo-gradwatch[ray]")
 
 DRAFT = f".{Path(LAST_HEALTHY).name}.tmp"
 
-# --- a process of its own, and what it may do -----------------------------------------------------
+# --- an audited process ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -96,25 +96,25 @@ INNOCENT = {
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("planted"))
+def injected(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("injected"))
     (world.here / "run").mkdir()
-    seen = world.run("planted", json.dumps({**VIOLATIONS, **INNOCENT}))
+    seen = world.run("injected", json.dumps({**VIOLATIONS, **INNOCENT}))
     return trouble(seen["events"], world.here / "run"), world
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
-def test_the_audit_sees_code_that(planted, name):
-    assert any(told.startswith(f"{name}, planted.") for told in planted[0])
+def test_audit_reports_code_that(injected, name):
+    assert any(line.startswith(f"{name}, injected_code.") for line in injected[0])
 
 
 @pytest.mark.parametrize("name", INNOCENT)
-def test_the_audit_has_nothing_against_code_that(planted, name):
-    assert not [told for told in planted[0] if told.startswith(f"{name}, ")]
+def test_audit_accepts_code_that(injected, name):
+    assert not [line for line in injected[0] if line.startswith(f"{name}, ")]
 
 
-def test_what_was_planted_has_happened(planted):
-    _, world = planted
+def test_injected_code_was_run(injected):
+    _, world = injected
     names = {path.name for path in world.here.iterdir()}
     assert names >= {"by-log", "by-save", "folder", "kept", "link", "low", "run", "x"}
 
@@ -123,14 +123,14 @@ def test_what_was_planted_has_happened(planted):
 
 
 @pytest.mark.train
-def test_a_training_in_a_log_writes_into_its_folder_only(world):
+def test_training_in_a_log_writes_only_to_its_folder(world):
     seen = world.run("training", world.root / "project")
     assert "spike" in seen["outcome"]
     assert_trained(world, seen, world.root / "project" / "run", evidence=["step-00008.json"])
 
 
 @pytest.mark.train
-def test_the_demo_on_a_terminal_writes_into_its_folder_only(world):
+def test_demo_on_a_terminal_writes_only_to_its_folder(world):
     out = world.root / "demo"
     arguments = ("demo", "--out", out, "--epochs", "1", "--fault", "detached")
     seen, shown = world.run_in_terminal("command", *arguments)
@@ -141,7 +141,7 @@ def test_the_demo_on_a_terminal_writes_into_its_folder_only(world):
 
 @pytest.mark.train
 @pytest.mark.full
-def test_a_training_that_fails_and_is_resumed_writes_into_its_folder_only(world):
+def test_failed_and_resumed_training_writes_only_to_its_folder(world):
     seen = world.run("failing", world.root / "project")
     folder = world.root / "project" / "run"
     assert [event.kind for event in load_run(folder).meta.events] == ["start", "resume"]
@@ -150,7 +150,7 @@ def test_a_training_that_fails_and_is_resumed_writes_into_its_folder_only(world)
 
 @pytest.mark.train
 @pytest.mark.full
-def test_copies_of_checkpoints_are_written_beside_those_of_the_training(world):
+def test_copies_of_checkpoints_are_written_next_to_the_checkpoints(world):
     seen = world.run("keeping", world.root / "project")
     folder = world.root / "project" / "run"
     assert_trained(world, seen, folder, evidence=["step-00008.json"], others=["weights"])
@@ -161,14 +161,14 @@ def test_copies_of_checkpoints_are_written_beside_those_of_the_training(world):
 
 
 @pytest.mark.train
-def test_a_training_in_a_notebook_writes_into_its_folder_only(world):
+def test_training_in_a_notebook_writes_only_to_its_folder(world):
     seen = world.run("shown", world.root / "project")
     assert seen["outcome"] >= 2  # as it begins and as it ends
     assert_trained(world, seen, world.root / "project" / "run", evidence=["step-00008.json"])
 
 
 @pytest.mark.train
-def test_a_look_before_a_training_writes_into_a_temporary_folder_that_it_removes(world):
+def test_check_writes_only_to_a_temporary_folder_that_it_removes(world):
     """From Python, and as a command."""
     seen = world.run("checked")
     assert seen["outcome"] == [3, 0]
@@ -186,7 +186,7 @@ def test_a_look_before_a_training_writes_into_a_temporary_folder_that_it_removes
 
 
 def is_of_folder(event, temporary):
-    """Whether a check makes or removes its folder; files of it go by a descriptor and a name."""
+    """Return whether a check creates or removes its folder; its files are removed by descriptor."""
     if event["by"] != "check.check":
         return False
     kinds = {"tempfile.mkdtemp", "shutil.rmtree"}
@@ -196,28 +196,28 @@ def is_of_folder(event, temporary):
 
 @pytest.mark.train
 @pytest.mark.parametrize("names", LOGGERS, ids="-".join)
-def test_an_adapter_of_a_logger_uses_no_network_process_or_file_of_its_own(world, names):
-    if missing := [name for name in names if not find_spec(PACKAGES.get(name, name))]:
+def test_logger_adapters_use_no_network_process_or_other_file(world, names):
+    if missing := [name for name in names if not find_spec(PACKAGES[name])]:
         pytest.skip(f"{missing[0]} is not installed")
-    planted, others = audit_loggers(world, names)
-    assert planted == [*names]
+    injected, others = audit_loggers(world, names)
+    assert injected == [*names]
     assert others == []
 
 
 @needs_ray
 @pytest.mark.train
 @pytest.mark.full
-def test_a_trial_of_a_sweep_writes_into_its_folder_only(world):
+def test_trial_of_a_sweep_writes_only_to_its_folder(world):
     """Every process of Ray is audited from its start."""
     trials = audit_sweep(world)
     assert Counter(name[:3] for name in trials) == {"own": 2, "tun": 2}
-    for planted, others in trials.values():
-        assert len(planted) == 1
+    for injected, others in trials.values():
+        assert len(injected) == 1
         assert others == []
 
 
 def assert_trained(world, seen, folder, *data, evidence=(), others=()):
-    """The package has written the files of a run, and nothing else but a data set of its own."""
+    """Check that the package wrote the files of a run, and otherwise only its own data set."""
     events = [event for event in seen["events"] if event["during"] != "data"]
     assert trouble(events, folder, *data, world.fonts) == []
     names = {Path(path).name for path in written(events) if Path(path).parent == folder}
@@ -233,7 +233,7 @@ def assert_trained(world, seen, folder, *data, evidence=(), others=()):
     assert [path for path in left if "Ultralytics" not in path] == []
 
 
-# --- the commands, on files of somebody else ------------------------------------------------------
+# --- commands on hostile files --------------------------------------------------------------------
 
 HOSTILE = (
     "__import__('os').system('touch kanari')",
@@ -253,7 +253,7 @@ RED, TITLE = "\x1b[31m", "\x1b]0;kanari\x07"
 
 
 def hostile_run(folder):
-    """A run whose files name the kanari wherever a text may stand."""
+    """Write a run whose files name the kanari, a word like no other, wherever there can be text."""
     layout, _ = plan([*(Part(f"model.{i}.{text}") for i, text in enumerate(HOSTILE))])
     layout = replace(layout, types=tuple(islice(cycle(HOSTILE), len(layout.modules))))
     windows = [window(step, zero=layout.modules[2:4], layout=layout) for step in range(1, 6)]
@@ -300,7 +300,7 @@ LINES = {
     "help": "review --help",
     "version": "--version",
 }
-"""Every form of every command that reads files; what is drawn is drawn twice."""
+"""Every form of every command that reads files; each file it writes is written twice."""
 
 DRAWN = {
     "compare pictures": {COMPARED_FILE, COMPARED_PAGE},
@@ -313,7 +313,7 @@ DRAWN["runs html"] = DRAWN["html"]
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """What the commands have done and printed, with the files before and after."""
+    """Return the events and output of the commands, with the files before and after."""
     world = World(tmp_path_factory.mktemp("read"))
     folder = world.root / "a" / "b" / "run"
     layout = hostile_run(folder)
@@ -333,7 +333,7 @@ def read(tmp_path_factory):
     return world, folder, layout, seen, (before, world.files())
 
 
-def test_commands_that_read_write_nothing_but_what_they_draw(read):
+def test_reading_commands_write_only_the_requested_files(read):
     world, folder, _, seen, (before, after) = read
     assert trouble(seen["events"], folder, world.root / "page", world.fonts) == []
     new = {path for path in after if after[path] != before.get(path)} - {world.report.name}
@@ -346,7 +346,7 @@ def test_commands_that_read_write_nothing_but_what_they_draw(read):
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_a_command_writes_its_own_file_only(read, name):
+def test_command_writes_only_its_own_file(read, name):
     world, _, _, seen, _ = read
     paths = [Path(path) for path in written(seen["events"], name)]
     first = {path for path in paths if is_in(str(path), [world.fonts]) and name == "plot"}
@@ -356,7 +356,7 @@ def test_a_command_writes_its_own_file_only(read, name):
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_what_stands_in_files_is_printed_as_text(read, name):
+def test_content_of_files_is_printed_as_text(read, name):
     _, _, _, seen, _ = read
     code, out, err = seen["outcome"][name]
     assert code == {"fail": 1, "nowhere": 2}.get(name, 0), err
@@ -365,7 +365,7 @@ def test_what_stands_in_files_is_printed_as_text(read, name):
 
 
 @pytest.mark.parametrize("name", ["modules", "csv", "compare csv", "json", "compare json", "html"])
-def test_every_name_is_shown_as_it_is_in_the_file(read, name):
+def test_every_name_is_printed_as_in_the_file(read, name):
     world, _, layout, seen, _ = read
     _, out, _ = seen["outcome"][name]
     names = {*layout.modules[1:]}
@@ -380,14 +380,14 @@ def test_every_name_is_shown_as_it_is_in_the_file(read, name):
     assert names <= found
 
 
-def test_no_text_of_a_file_is_run_or_names_what_is_loaded(read):
+def test_no_text_of_a_file_is_run_or_imported(read):
     _, _, _, seen, _ = read
     run = [event for event in seen["events"] if not event["paths"]]
     assert len(run) > 100
     assert [event for event in run if "kanari" in "".join(event["args"])] == []
 
 
-def test_following_a_training_writes_nothing(world):
+def test_following_a_run_writes_nothing(world):
     folder = world.root / "run"
     folder.mkdir()
     other = Training(folder)
@@ -417,7 +417,7 @@ def victim(tmp_path):
     ("option", "name"), [("--plot", PICTURE_FILE), ("--html={}", "page.html")], ids=["plot", "html"]
 )
 @pytest.mark.parametrize("form", ["{}", ".{}.tmp"])
-def test_a_link_in_the_place_of_a_drawing_is_replaced(tmp_path, victim, option, name, form):
+def test_link_at_the_path_of_a_picture_is_replaced(tmp_path, victim, option, name, form):
     folder = write_run(tmp_path / "run", [window(1)])
     (folder / form.format(name)).symlink_to(victim)
     assert main(["review", str(folder), option.format(folder / name)]) == 0
@@ -439,7 +439,7 @@ LOOKED_UP = {
     4: "measure/windows",
     5: "watch/ultralytics/tuning",
 }
-"""How often modules look up an attribute by a name that is no constant.
+"""How often modules look up an attribute by a name that is not a constant.
 
 Each name comes from a constant of the module or from the fields of a record, none from a file.
 """
@@ -450,7 +450,7 @@ def calls(tree):
 
 
 def test_no_module_compiles_text_or_imports_by_a_name():
-    """Beside what ruff's banned-api and its rules on eval, exec and breakpoint refuse."""
+    """In addition to what ruff's banned-api and its rules on eval, exec and breakpoint refuse."""
     names = {
         node.id for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Name)
     }
@@ -469,8 +469,8 @@ def test_no_attribute_is_looked_up_by_a_name_from_a_file():
     assert {count: " ".join(sorted(names)) for count, names in modules.items()} == LOOKED_UP
 
 
-def test_no_text_of_a_file_is_a_pattern_that_is_filled_in():
-    """A pattern such as ``{0.__class__}`` reaches into what it is filled with."""
+def test_no_text_of_a_file_is_a_format_string():
+    """A format string such as ``{0.__class__}`` can read attributes of its arguments."""
     patterns = {
         f"{module}: {ast.unparse(call.func)}"
         for module, tree in TREES.items()

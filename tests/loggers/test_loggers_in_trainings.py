@@ -12,6 +12,7 @@ import pytest
 import ultralytics
 from logging_run import train
 from packaging.version import Version
+from stores import PACKAGES
 
 from yolo_gradwatch import load_run
 from yolo_gradwatch.loggers.catalog import LOGGERS
@@ -194,9 +195,8 @@ OTHERS = [("comet",), ("clearml",), ("dvc",), ("comet", "tensorboard"), ("clearm
 def test_other_loggers(tmp_path, on):
     """Some record TensorBoard on their own: no scalar is stored twice."""
     name = on[0]
-    package = {"comet": "comet_ml", "dvc": "dvclive"}.get(name, name)
-    if not find_spec(package):
-        pytest.skip(f"{package} is not installed")
+    if not find_spec(PACKAGES[name]):
+        pytest.skip(f"{PACKAGES[name]} is not installed")
     bare, ran = (train(tmp_path / str(w), settings=on, watch=w) for w in (None, {}))
     assert bare.code == ran.code == 0, bare.said + ran.said
     assert bare.weights == ran.weights

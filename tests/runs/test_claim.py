@@ -48,7 +48,7 @@ def run_of(folder, writer, status="running"):
 
 @contextmanager
 def taken(folder, *, resumes=False):
-    """Begin a training that is over at once."""
+    """Claim a folder for a training that ends at once."""
     with ExitStack() as over, claimed(folder, resumes=resumes, over=over):
         yield
 
@@ -152,7 +152,7 @@ def test_stale_claim_does_not_block_the_folder(tmp_path, content, age, is_free):
 
 
 def interrupted(monkeypatch, place, call):
-    """Call at the so-many-th place at which a process that takes a claim can be overtaken."""
+    """Call at the given place, of those at which another process can overtake a claim."""
     places = []
 
     def overtaken(function):
@@ -171,7 +171,7 @@ def interrupted(monkeypatch, place, call):
 
 
 def gets(stack, path):
-    """Whether a process gets a claim, until the stack is closed."""
+    """Return whether a process gets the claim, which it holds until the stack is closed."""
     with suppress(Taken):
         stack.callback(claim._release, claim._hold(path))
         return True
@@ -181,13 +181,13 @@ def gets(stack, path):
 @pytest.mark.parametrize("others", [1, 2], ids=["one other", "two others"])
 @pytest.mark.parametrize("left", range(3))
 @pytest.mark.parametrize("place", range(1, 12))
-def test_of_those_that_see_the_same_old_claim_one_has_the_folder(
+def test_one_of_those_that_see_the_same_stale_claim_gets_the_folder(
     tmp_path, monkeypatch, place, left, others
 ):
-    """The others come between two steps of the first one; of two, the last one stays."""
+    """The others run between two steps of the first; of two others, the last one stays."""
     path, held = tmp_path / CLAIM_FILE, []
     for i in range(left):
-        leave_claim(tmp_path, DEAD_PID + i, behind=i)
+        leave_claim(tmp_path, DEAD_PID + i, after=i)
     with ExitStack() as first, ExitStack() as last:
 
         def overtake():
@@ -198,13 +198,13 @@ def test_of_those_that_see_the_same_old_claim_one_has_the_folder(
         places = interrupted(monkeypatch, place, overtake)
         is_held = gets(first, path)
         if len(places) < place:
-            overtake()  # the first one is through
+            overtake()  # the first one has finished
         assert is_held != held[-1]
     assert not list(tmp_path.iterdir())
 
 
-def test_claims_are_removed_such_that_no_two_can_have_the_folder(tmp_path, monkeypatch):
-    """One that comes in between finds its claim behind an old one that is about to go."""
+def test_removing_claims_lets_no_two_get_the_folder(tmp_path, monkeypatch):
+    """A process in between puts its claim after a stale one that is about to be removed."""
     leave_claim(tmp_path, DEAD_PID)
     path, early = tmp_path / CLAIM_FILE, []
     with ExitStack() as first, ExitStack() as second, ExitStack() as third:
@@ -216,7 +216,7 @@ def test_claims_are_removed_such_that_no_two_can_have_the_folder(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_of_eight_processes_at_the_same_instant_one_has_the_folder(tmp_path):
+def test_one_of_eight_concurrent_processes_gets_the_folder(tmp_path):
     folders = [tmp_path / str(i) for i in range(50)]
     for i, folder in enumerate(folders):
         folder.mkdir()
@@ -226,7 +226,7 @@ def test_of_eight_processes_at_the_same_instant_one_has_the_folder(tmp_path):
     assert not [path for folder in folders for path in folder.iterdir()]
 
 
-def test_a_folder_that_takes_no_file_is_left_to_the_files_to_report(tmp_path):
+def test_folder_that_cannot_be_written_is_reported_by_other_files(tmp_path):
     with taken(tmp_path / "gone"):
         assert not (tmp_path / "gone").exists()
 
@@ -244,10 +244,8 @@ def test_training_in_a_taken_folder_continues_unwatched(tmp_path, caplog):
     assert load_run(tmp_path / "run" / WINDOWS_FILE).report().steps == 1
 
 
-def test_a_second_training_of_this_process_in_the_same_folder_goes_on_without_the_watch(
-    tmp_path, caplog
-):
-    """It begins in another thread while the first one trains."""
+def test_second_training_of_this_process_in_a_folder_continues_unwatched(tmp_path, caplog):
+    """It starts in another thread during the first one."""
     second, watches = [], [GradWatch(live=False), GradWatch(live=False)]
 
     def train_beside(_trainer):
@@ -267,7 +265,7 @@ def test_a_second_training_of_this_process_in_the_same_folder_goes_on_without_th
     assert watches[1].report().status == "finished"
 
 
-def test_a_watched_training_leaves_no_claim(tmp_path):
+def test_watched_training_leaves_no_claim(tmp_path):
     FAKE.train(tmp_path, watch=GradWatch(live=False))
     names = set(files(tmp_path / "run"))
     assert CLAIM_FILE not in names
@@ -275,15 +273,15 @@ def test_a_watched_training_leaves_no_claim(tmp_path):
 
 
 def named_again(folder, run):
-    """Read what was set aside, under its own names in a folder of its own."""
+    """Load the run that was set aside, under its original names in a new folder."""
     (run / OWN_FOLDER).mkdir(parents=True)
     for path in [*folder.rglob("*.old")]:
         path.rename(run / path.relative_to(folder).with_suffix(""))
     return load_run(run)
 
 
-def test_of_trainings_on_two_machines_in_one_folder_nothing_is_lost(tmp_path, monkeypatch):
-    """The second one begins while the first one trains, and is over before it."""
+def test_trainings_on_two_machines_in_one_folder_lose_nothing(tmp_path, monkeypatch):
+    """The second one starts and ends during the first one."""
     first, second = GradWatch(live=False), GradWatch(live=False)
     evidence = tmp_path / "run" / FOLDER / "step-00002.json"
 

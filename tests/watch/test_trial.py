@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from importlib.util import find_spec
@@ -12,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from places import TESTS
 from short import FAKE, PICTURES, blank_pictures, spoil
+from sweeping import sweep
 from training import trial_options
 
 from yolo_gradwatch import GradWatch, load_run
@@ -184,23 +181,7 @@ def test_total_norm_is_that_of_the_newest_epoch(epochs, norm):
 
 def sweeps(folder, trials, *ways):
     """Sweep with Ray in a separate process; what each trial reported, by way."""
-    options = trial_options(folder)
-    hidden = ("PYTEST_", "GITHUB_", "RUNNER_OS")  # with these, Ultralytics reports nothing
-    done = subprocess.run(
-        [sys.executable, TESTS / "ray_sweeps.py", json.dumps(options), str(trials), *ways],
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(hidden)},
-            "PYTHONPATH": str(TESTS.parent),
-            "YOLO_CONFIG_DIR": str(folder / "config"),
-            "RAY_USAGE_STATS_ENABLED": "0",
-        },
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(sweep(trial_options(folder), trials, *ways, folder=folder).splitlines()[-1])
 
 
 def assert_reported(trials):
