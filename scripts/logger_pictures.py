@@ -69,9 +69,11 @@ def main() -> None:
 
 def train(python: str) -> None:
     """Train in the working directory."""
+    config = Path("config")
+    config.mkdir()  # or Ultralytics would use settings that all processes share
     environment = {
         **os.environ,
-        "YOLO_CONFIG_DIR": "config",
+        "YOLO_CONFIG_DIR": str(config),
         "YOLO_OFFLINE": "true",
         "HOME": str(Path.cwd()),
         "PYTHONPATH": str(ROOT),

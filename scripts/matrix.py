@@ -169,11 +169,13 @@ def _pytest(interpreter: str, tests: list[str]) -> list[str]:
 
 def logged(command: list[str], log: Path, folder: Path, *, check: bool = False) -> str:
     """Run a command in the checkout; log and return its output."""
+    settings = folder / "yolo"
+    settings.mkdir(exist_ok=True)  # or Ultralytics would use settings that all processes share
     quiet = {
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",  # keep the log current
         "YOLO_OFFLINE": "true",
-        "YOLO_CONFIG_DIR": str(folder / "yolo"),
+        "YOLO_CONFIG_DIR": str(settings),
     }
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     lines = []

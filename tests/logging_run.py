@@ -21,16 +21,26 @@ def visible(environment):
     return {name: value for name, value in environment.items() if not name.startswith(HIDES)}
 
 
+def own_settings(folder):
+    """Return the variable with which Ultralytics keeps its settings in a folder.
+
+    If that did not exist, it would use one that all processes of the machine share.
+    """
+    config = folder / "config"
+    config.mkdir(exist_ok=True)
+    return {"YOLO_CONFIG_DIR": str(config)}
+
+
 def offline(folder):
     """Return variables with which each logger stores its data in a folder instead of sending it."""
     return {
+        **own_settings(folder),
         "WANDB_MODE": "offline",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "COMET_START_ONLINE": "0",
         "COMET_OFFLINE_DIRECTORY": str(folder / "comet"),
         "CLEARML_OFFLINE_MODE": "1",
         "HOME": str(folder),
-        "YOLO_CONFIG_DIR": str(folder / "config"),  # the settings that turn them on
     }
 
 

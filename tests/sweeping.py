@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from logging_run import visible
+from logging_run import own_settings, visible
 from places import TESTS
 
 
@@ -25,7 +25,7 @@ def sweep(options, trials, *ways, folder, environment=os.environ, **variables):
         env={
             **visible(environment),
             "PYTHONPATH": str(TESTS.parent),
-            "YOLO_CONFIG_DIR": str(folder / "config"),
+            **own_settings(folder),
             "RAY_USAGE_STATS_ENABLED": "0",
             **variables,
         },

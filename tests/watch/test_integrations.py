@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from logging_run import own_settings, visible
 from places import TESTS
 from training import TINY, shapes, small
 
@@ -24,13 +25,12 @@ def train(folder, *names, python=sys.executable, stand_ins=True, watched=True):
     """Train with these integrations; exit code, last printed line, and standard error."""
     folder.mkdir(parents=True, exist_ok=True)
     options = {**TINY, "model": small(), "data": shapes(), "project": str(folder)}
-    hidden = ("PYTEST_", "GITHUB_", "RUNNER_OS")
     done = subprocess.run(
         [python, INTEGRATED, json.dumps({**options, "watched": watched}), *names],
         env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(hidden)},
+            **visible(os.environ),
             "PYTHONPATH": os.pathsep.join(map(str, [STAND_INS, OURS] if stand_ins else [OURS])),
-            "YOLO_CONFIG_DIR": str(folder / "config"),
+            **own_settings(folder),
         },
         cwd=folder,
         capture_output=True,
