@@ -101,7 +101,7 @@ class Owner:
     result = "trained"
 
     def _do_train(self):
-        if isinstance(self.result, SystemExit):
+        if isinstance(self.result, BaseException):
             raise self.result
         return self.result
 
@@ -196,6 +196,23 @@ def test_system_exit_codes_count_as_in_python(code, outcome):
         trainer._do_train()
     assert outcomes == [outcome]
     assert "_do_train" not in vars(trainer)
+
+
+def test_end_is_reported_even_if_ctrl_c_raises_twice(monkeypatch):
+    def hooked(owner, name, function):
+        setattr(owner, name, function)
+        return interrupted
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks, "replaced", hooked)
+    trainer, outcomes = Owner(), []
+    trainer.result = KeyboardInterrupt()
+    hooks.around_training(trainer, outcomes.append)
+    with pytest.raises(KeyboardInterrupt):
+        trainer._do_train()
+    assert outcomes == ["interrupted"]
 
 
 class Ends:

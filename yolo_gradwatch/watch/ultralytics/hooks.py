@@ -53,8 +53,10 @@ def around_training(trainer: Any, finish: Callable[[str], None]) -> Callable[[],
         else:
             return result
         finally:
-            undo()
-            finish(outcome)
+            try:  # a single Ctrl+C while polars reads results.csv raises twice
+                undo()
+            finally:
+                finish(outcome)
 
     undo = replaced(trainer, "_do_train", watched_train)
     return undo
