@@ -70,11 +70,33 @@ def shapes(images=8):
     return str(draw_dataset(HOME / f"shapes-{images}", train=images, val=4))
 
 
-def small():
-    """Write the configuration of a model of six blocks, whose training takes a second."""
+def outlines(images=8):
+    """Draw the data set of `shapes`, with the outline of each box instead of the box."""
+    source = Path(shapes(images))
+    folder = HOME / f"outlines-{images}"
+    shutil.copytree(source.parent, folder, dirs_exist_ok=True)
+    for file in folder.glob("labels/*/*.txt"):
+        lines = []
+        for kind, x, y, width, height in map(str.split, file.read_text().splitlines()):
+            left, right = (float(x) + share * float(width) for share in (-0.5, 0.5))
+            top, bottom = (float(y) + share * float(height) for share in (-0.5, 0.5))
+            lines.append(f"{kind} {left} {top} {right} {top} {right} {bottom} {left} {bottom}\n")
+        file.write_text("".join(lines))
+    data = folder / "data.yaml"
+    data.write_text(source.read_text().replace(str(source.parent), str(folder)))
+    return str(data)
+
+
+def small(head="Detect", *sizes):
+    """Write the configuration of a model of six blocks, whose training takes a second.
+
+    Args:
+        head: Class of the last block.
+        sizes: Its arguments after the number of classes.
+    """
     blocks = [[-1, 1, "Conv", [8, 3, 2]]] * 5
-    content = {"nc": 3, "backbone": blocks, "head": [[[2, 3, 4], 1, "Detect", ["nc"]]]}
-    path = HOME / "small.yaml"
+    content = {"nc": 3, "backbone": blocks, "head": [[[2, 3, 4], 1, head, ["nc", *sizes]]]}
+    path = HOME / ("small.yaml" if head == "Detect" else f"small-{head.lower()}.yaml")
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return str(path)
 
