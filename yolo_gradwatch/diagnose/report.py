@@ -28,13 +28,16 @@ Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
 ELSEWHERE = "elsewhere"
 """Status of a report in a process other than rank 0 of its training."""
 
+_FEW_STEPS = (
+    "gradients accumulate over nbs images (64 unless set): train longer, or set nbs to the batch "
+    "size for a step per batch"
+)
+"""Why a finished training had few steps, and what to do."""
+
 _STEPLESS = {
     ELSEWHERE: "every rank has the same gradients, so only rank 0 watches them and writes files",
     "running": "the training has not reached its first optimizer step yet",
-    "finished": (
-        "gradients accumulate over nbs images (64 unless set); the training ended before it had "
-        "seen that many: train longer, or set nbs to the batch size for a step per batch"
-    ),
+    "finished": _FEW_STEPS,
 }
 """Why a run with this status has no optimizer step, and what to do."""
 
@@ -44,13 +47,7 @@ LEAST_STEPS = 5
 It is the slowest of the rules on single blocks; dead and exploding blocks need 3.
 """
 
-_ENDED_EARLY = "the training, or the watch, ended before the first optimizer step"
-
-_FEW_STEPS = (
-    "gradients accumulate over nbs images (64 unless set): train longer, or set nbs to the batch "
-    "size for a step per batch"
-)
-"""Why a finished training had few steps, and what to do."""
+_ENDED_EARLY = "the training or GradWatch ended before the first optimizer step"
 
 USUAL_CLIPPING = 300.0
 """Maximum factor by which clipping shrinks the gradient in the median epoch of a healthy training.
