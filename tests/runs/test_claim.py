@@ -11,7 +11,7 @@ from threading import Thread
 import psutil
 import pytest
 from claims import leave_claim, winners_of
-from short import FAKE, at, bits_of, warnings_of
+from short import FAKE, at, bits_of, spoil, warnings_of
 from values import window, write_run
 from watched import DEAD_PID
 
@@ -20,7 +20,7 @@ from yolo_gradwatch.runs import claim
 from yolo_gradwatch.runs.claim import MOST_SECONDS, Taken, claimed
 from yolo_gradwatch.runs.evidence import FOLDER, OWN_FOLDER
 from yolo_gradwatch.runs.process import _started, own
-from yolo_gradwatch.runs.schema import CLAIM_FILE, META_FILE, WINDOWS_FILE
+from yolo_gradwatch.runs.schema import CLAIM_FILE, META_FILE, PICTURE_FILE, WINDOWS_FILE
 
 
 def parent():
@@ -281,9 +281,11 @@ def named_again(folder, run):
 
 
 def test_trainings_on_two_machines_in_one_folder_lose_nothing(tmp_path, monkeypatch):
-    """The second one starts and ends during the first one."""
+    """The second one starts and ends during the first one, whose later finding leaves no file."""
     first, second = GradWatch(live=False), GradWatch(live=False)
     evidence = tmp_path / "run" / FOLDER / "step-00002.json"
+    picture = tmp_path / "run" / PICTURE_FILE
+    drawn = []
 
     def train_elsewhere(_trainer):
         evidence.parent.mkdir()
@@ -292,8 +294,13 @@ def test_trainings_on_two_machines_in_one_folder_lose_nothing(tmp_path, monkeypa
             elsewhere.setattr(claim, "_WATCHED", {})
             elsewhere.setattr(claim.process, "_host", lambda: "another machine")
             FAKE.train(tmp_path, watch=second)
+        drawn.append(picture.read_bytes())
 
-    FAKE.train(tmp_path, watch=first, calls=[at("on_train_batch_end", 5, train_elsewhere)])
+    calls = [at("on_train_batch_end", 5, train_elsewhere), spoil("model.1.conv.weight", 1e30, at=7)]
+    FAKE.train(tmp_path, watch=first, calls=calls)
+    assert [one.rule for one in first.report().alarms] == ["total_high"]
+    assert picture.read_bytes() == drawn[0]
+    assert not evidence.parent.exists()
     run = load_run(tmp_path / "run")
     assert (run.report(), run.report().steps) == (second.report(), 8)
     old = named_again(tmp_path / "run", tmp_path / "old")

@@ -109,14 +109,16 @@ class Evidence(OutputBase):
     def file(self, first: int, last: int) -> str:
         """Return the file on the worst step in a range, within the run's folder; "" if none.
 
-        The file is written if it does not exist yet and the tables can be written. `findings`
-        raises any disk error.
+        The file is written if it does not exist yet. There is none if the tables cannot be written
+        or have been set aside. `findings` raises any disk error.
 
         Args:
             first: First step of the range.
             last: Last step of the range.
         """
-        if self._files.is_whole and self._error is None and not existing(self._run, first, last):
+        if not self._files.is_whole:
+            return ""
+        if self._error is None and not existing(self._run, first, last):
             try:
                 self._write(first, last)
             except OSError as error:

@@ -54,8 +54,12 @@ class Files(OutputBase):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the files have been started and contain everything so far."""
-        return self._log is not None
+        """Whether the run's folder has the files with everything so far.
+
+        It has not before they are started, after an error, and once a training on another machine
+        has set them aside.
+        """
+        return self._log is not None and self._log.is_in_place(self._process)
 
     def start(self, run: RunInfo) -> None:
         """Begin the tables and the description."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.trace import Flow
     from yolo_gradwatch.measure.windows import Window
     from yolo_gradwatch.runs.meta import Meta
+    from yolo_gradwatch.runs.process import Process
 
 
 class _Table:
@@ -148,12 +149,16 @@ class RunLog:
         If a training on another machine has set it aside since, it is replaced where it is now.
         """
         path = self._folder / META_FILE
-        if self._is_described and writer_of(path) != meta.process:
+        if not self.is_in_place(meta.process):
             aside = sorted(self._folder.glob(f"{META_FILE}.old*"))
             path = next((one for one in aside if writer_of(one) == meta.process), path)
         with replacing(path) as draft:
             draft.write_text(encoded(meta), encoding="utf-8")
         self._is_described = True
+
+    def is_in_place(self, process: Process | None) -> bool:
+        """Return whether nobody has set the files of this process aside."""
+        return not self._is_described or writer_of(self._folder / META_FILE) == process
 
     def close(self) -> None:
         """Close all tables, even if one fails because the disk is full."""

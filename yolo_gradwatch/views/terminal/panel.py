@@ -38,16 +38,16 @@ class Panel:
 
     Attributes:
         board: Numbers to show.
-        frame: The lowest line, usually the frame of a progress bar.
+        frame: The lowest line; a string is the frame of a progress bar, with escape codes.
     """
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.frame = Text()
+        self.frame: str | Text = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, console.height
-        closing = [Text("─" * width, style="dim"), self.frame] if self.frame else []
+        closing = [Text("─" * width, style="dim"), self._lowest()] if self.frame else []
         findings = _finding_lines(_most_severe(self.board.active), console, width)
         owners = [_owners(self.board, width)] if self.board.total is not None else []
         left = height - 4 - len(closing) - len(owners)
@@ -58,6 +58,14 @@ class Panel:
         yield from findings
         yield from closing
         yield Text()  # Ctrl+C is echoed here; after a full line, the echo would break the panel
+
+    def _lowest(self) -> Text:
+        """Return the lowest line; most frames are replaced before they are drawn."""
+        if isinstance(self.frame, Text):
+            return self.frame
+        line = Text.from_ansi(self.frame)
+        line.no_wrap = True
+        return line
 
 
 def _owners(board: Board, width: int) -> Text:

@@ -39,8 +39,8 @@ REDRAW_SECONDS = 0.25
 FRAME_SECONDS = 0.1
 """Seconds between two frames of Ultralytics' progress bar, so no need to draw more often."""
 
-DRAWN_SHARE = 0.002
-"""Share of the time that redrawing may take: a panel that takes 1 ms is drawn twice a second."""
+DRAWN_SHARE = 0.001
+"""Share of the time that redrawing may take: a panel that takes 1 ms is drawn once a second."""
 
 MOST_SECONDS = 5.0
 """Most seconds between two drawings, however slow the last one was."""
@@ -111,7 +111,7 @@ class Screen:
         with _TAKING_OVER:
             self._stand_ins.give_back()  # if it fails, the next call tries again
             self.is_open = False
-        self._panel.frame = Text()
+        self._panel.frame = ""
         with ExitStack() as stack:  # runs every callback even if another one fails
             for stand_in in self._stand_ins.by_stream.values():
                 stack.callback(stand_in.release)
@@ -186,6 +186,5 @@ class Screen:
 
     def show_frame(self, frame: str) -> None:
         """Draw the frame of a progress bar inside the panel."""
-        self._panel.frame = Text.from_ansi(frame)
-        self._panel.frame.no_wrap = True
+        self._panel.frame = frame
         self.redraw(FRAME_SECONDS)
