@@ -2,6 +2,7 @@ import inspect
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 import training  # noqa: F401  # sets Ultralytics' environment, before anything imports it
 
 GOLDEN = Path(__file__).parent / "golden"
+
+with suppress(ImportError):  # a machine with a GPU may have no more than the package needs
+    import hypothesis
+
+    hypothesis.settings.register_profile("patient", deadline=None)  # other work makes tests slow
+    hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.loss_items import LossItem
 
 
-LAWS = settings(deadline=None, derandomize=True, max_examples=40)
+LAWS = settings(derandomize=True, max_examples=40)
 FEWER = settings(LAWS, max_examples=25)
 
 

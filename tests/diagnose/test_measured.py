@@ -534,7 +534,7 @@ ANY_CALL = st.tuples(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.sampled_from(RULES_WITH_A_CAUSE),
     st.sampled_from(LAYOUT.modules),
