@@ -117,7 +117,7 @@ def often(examples):
     """Return settings that draw the same examples in every run, without shrinking."""
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
     drawn = {"derandomize": True, "database": None, "phases": [Phase.generate]}
-    return settings(max_examples=examples, suppress_health_check=health, **drawn)
+    return settings(max_examples=examples, deadline=None, suppress_health_check=health, **drawn)
 
 
 def check_reading_matches_float64(device):

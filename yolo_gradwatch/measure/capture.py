@@ -16,7 +16,7 @@ import torch
 
 from yolo_gradwatch.measure.flight import Flight, Unpacker
 from yolo_gradwatch.measure.losses import ROOM, Taken
-from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, room
+from yolo_gradwatch.measure.norms import Plan, largest_of, nonzeros_of, norms_of, room
 from yolo_gradwatch.measure.ring import RING, Ring
 from yolo_gradwatch.measure.scan import room_of, scan
 from yolo_gradwatch.measure.table import table_of
@@ -48,6 +48,7 @@ class Capture:
         self._tensors = [t if t.numel() else t.new_zeros(1) for t in (*self._parameters, *others)]
         matrices = [i for i, p in enumerate(self._parameters) if p.ndim >= 2]
         sizes = [p.numel() for p in self._parameters]
+        self._plan = Plan(self._parameters)
         self._unpacker = Unpacker(sizes, matrices, len(self._tensors))
         self._flying: deque[Flight] = deque()
         self._waited: list[Sample] = []
@@ -89,7 +90,7 @@ class Capture:
         scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         if not self._tables:
-            norms = [norms_of(gradients)] if gradients else []
+            norms = [norms_of(gradients, self._plan if is_whole else None)] if gradients else []
             weighed = weighed or any(_is_known_bad(found) for found in norms)
             parts += norms + self._details(detailed=detailed, weighed=weighed)
         while len(self._flying) >= RING:  # not drained for this many steps
@@ -149,7 +150,9 @@ class Capture:
         matrices = [p for p in self._parameters if p.ndim >= 2] if detailed else []
         gradients = [g for p in matrices if (g := p.grad) is not None]
         parts = [nonzeros_of(gradients)] if gradients else []
-        return [*parts, norms_of(self._parameters), largest_of(self._tensors)] if weighed else parts
+        if not weighed:
+            return parts
+        return [*parts, norms_of(self._parameters, self._plan), largest_of(self._tensors)]
 
     def _frozen(self, gradients: Sequence[Tensor | None]) -> list[int]:
         """Return the indices of the parameters without a gradient that are frozen by now."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from yolo_gradwatch.measure.norms import norms_of, room
+from yolo_gradwatch.measure.norms import Plan, norms_of, room
 from yolo_gradwatch.measure.table import table_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Updates:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters: list[Tensor] = list(parameters)
+        self._plan = Plan(self._parameters)
         self._table = table_of(self._parameters)
         self._before: list[Tensor] = []
         self._copies: Tensor | None = None
@@ -79,9 +80,9 @@ class Updates:
             if self._table and copies is not None:
                 sums = self._table.compare(self._parameters, copies)
                 return None if sums is None else Moved(sums[0], sums[1], self._table.chunks)
-            norms = norms_of(before)
+            norms = norms_of(before, self._plan)
             torch._foreach_sub_(before, self._parameters)
-            return Moved(norms, norms_of(before))
+            return Moved(norms, norms_of(before, self._plan))
 
     def forget(self) -> None:
         """Drop the copies that were made for a step that did not finish."""
