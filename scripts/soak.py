@@ -6,9 +6,8 @@ Runs watched trainings of YOLO26n at 64 pixels, with or without a fault from the
 process or in separate ones, to the end, or interrupted by SIGINT at a random time and resumed.
 After each, checks the files and the findings, and records the resident memory of this process.
 Prints the problems and the slope of the memory over the last two thirds; exits with 1 if anything
-went wrong. ``--bare`` trains without the watch, to see whose memory it is, and which interrupts
-get lost: a training that ran to its end in spite of the signal is counted, and not resumed.
-Needs no network.
+went wrong. ``--bare`` trains without the watch, to see whose memory it is. Counts the interrupted
+trainings that cannot be resumed, which is not the watch's doing. Needs no network.
 """
 
 from __future__ import annotations
@@ -76,14 +75,14 @@ class Round:
         fault: Name of the fault in the gallery.
         memory: Resident memory of this process after the training, in MB.
         trouble: The problems found.
-        is_deaf: Whether the training ran to its end in spite of the signal.
+        unresumed: Why it could not be resumed; empty if it was, or was not interrupted.
     """
 
     way: str
     fault: str
     memory: float
     trouble: tuple[str, ...]
-    is_deaf: bool = False
+    unresumed: str = ""
 
 
 CHANCE = random.Random(0)  # noqa: S311  # no secret; Ultralytics seeds that of the module
@@ -190,25 +189,25 @@ def one_round(number: int, out: Path, data: str, *, bare: bool) -> Round:
     folder = out / f"{number:03}"
     at = CHANCE.uniform(FIRST_SIGNAL, LAST_SIGNAL) if "resumed" in way else 0.0
     trouble = run(folder, data, fault, at, bare=bare)
-    is_deaf = bool(at) and _epochs_of(folder) == EPOCHS
-    if at and not (trouble or is_deaf):
-        if zipfile.is_zipfile(folder / "run" / "weights" / "last.pt"):
-            trouble = run(folder, data, fault, 0, bare=bare)
-        else:
-            trouble = ["Ultralytics left no whole checkpoint"]
-    if not (trouble or bare):
-        trouble = check_findings(folder, fault, resumed=bool(at) and not is_deaf)
+    unresumed = _lack_of(folder / "run") if at else ""
+    if at and not (trouble or unresumed):
+        trouble = run(folder, data, fault, 0, bare=bare)
+    if not (trouble or unresumed or bare):
+        trouble = check_findings(folder, fault, resumed=bool(at))
     if not trouble:
         shutil.rmtree(folder)
     gc.collect()
     memory = psutil.Process().memory_info().rss / 1e6
-    return Round(way, fault, memory, tuple(trouble), is_deaf)
+    return Round(way, fault, memory, tuple(trouble), unresumed)
 
 
-def _epochs_of(folder: Path) -> int:
-    """Return the number of epochs that a training has completed."""
-    table = folder / "run" / "results.csv"
-    return len(table.read_text(encoding="utf-8").splitlines()) - 1 if table.exists() else 0
+def _lack_of(run: Path) -> str:
+    """Return why an interrupted training cannot be resumed; empty if it can."""
+    table = run / "results.csv"
+    if len(table.read_text(encoding="utf-8").splitlines()) > EPOCHS:
+        return "the signal was lost"
+    is_whole = zipfile.is_zipfile(run / "weights" / "last.pt")
+    return "" if is_whole else "the checkpoint is torn"
 
 
 def slope(rounds: list[Round]) -> float:
@@ -224,10 +223,12 @@ def section(rounds: list[Round], minutes: float, *, bare: bool) -> str:
     third = rounds[len(rounds) // 3].memory
     ways = Counter(one.way for one in rounds)
     wrong = Counter(one.way for one in rounds if one.trouble)
-    deaf = Counter(one.way for one in rounds if one.is_deaf)
-    table = [f"| {way} | {ways[way]} | {deaf[way]} | {wrong[way]} |" for way in WAYS]
+    left = Counter(one.way for one in rounds if one.unresumed)
+    table = [f"| {way} | {ways[way]} | {left[way]} | {wrong[way]} |" for way in WAYS]
     trouble = [
-        f"- {one.way}, {one.fault}: {'; '.join(one.trouble)}" for one in rounds if one.trouble
+        f"- {one.way}, {one.fault}: {'; '.join(one.trouble) or one.unresumed}"
+        for one in rounds
+        if one.trouble or one.unresumed
     ]
     what = "without the watch" if bare else "watched"
     heading = f"\n## A soak, {datetime.now(timezone.utc).date()}\n"
@@ -241,7 +242,7 @@ def section(rounds: list[Round], minutes: float, *, bare: bool) -> str:
         f"after a third, {rounds[-1].memory:.0f} MB at the end; over the last two thirds it "
         f"changes by {slope(rounds):+.3f} MB with each training."
     )
-    head = ["| way | trainings | SIGINT was lost | with trouble |", "| --- | --- | --- | --- |"]
+    head = ["| way | trainings | not resumable | with trouble |", "| --- | --- | --- | --- |"]
     return "\n".join([heading, facts, *head, *table, "", *trouble, memory])
 
 
