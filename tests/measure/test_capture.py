@@ -7,7 +7,7 @@ from torch import nn
 from yolo_gradwatch.measure.capture import NO_LOSSES, Capture
 from yolo_gradwatch.measure.loss_items import COUNT
 from yolo_gradwatch.measure.losses import MOST_ITEMS, MOST_KINDS, ROOM, LossMeter
-from yolo_gradwatch.measure.norms import LONGEST_ROW, SMALL, nonzeros_of, norms_of
+from yolo_gradwatch.measure.norms import LONGEST_ROW, SMALL, Plan, nonzeros_of, norms_of
 from yolo_gradwatch.measure.ring import RING, Slot
 
 
@@ -103,10 +103,28 @@ def _both_ways(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_both_ways")
+@pytest.mark.parametrize("shape", [(100,), (LONGEST_ROW,), (2, LONGEST_ROW), (2 * LONGEST_ROW,)])
 @pytest.mark.parametrize("value", [1e-30, 1e-23, 1e18, 1e30, np.inf, np.nan])
-def test_extreme_norms_neither_overflow_nor_underflow(value):
-    norm = norms_of([torch.full((100,), value)])
-    assert float(norm[0]) == pytest.approx(10 * value, rel=1e-6, nan_ok=True)
+def test_extreme_norms_neither_overflow_nor_underflow(value, shape):
+    norm = norms_of([torch.full(shape, value)])
+    expected = np.sqrt(np.prod(shape)) * value
+    assert float(norm[0]) == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("shape", [(LONGEST_ROW,), (2, LONGEST_ROW), (1, 2 * LONGEST_ROW)])
+def test_norms_of_equal_numbers_are_exact_to_a_few_millionths(shape):
+    """The worst case of a sum in float32, which always rounds the same way."""
+    tensor = torch.full(shape, 0.1)
+    assert float(norms_of([tensor])[0]) == pytest.approx(wanted([tensor])[0], rel=2e-5)
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:, :2], lambda t: t.double(), lambda t: t.half()])
+def test_plan_for_other_tensors_is_not_used(change):
+    torch.manual_seed(0)
+    before = [torch.randn(8, LONGEST_ROW), torch.randn(100, 100), torch.randn(3)]
+    after = [change(before[0]), change(before[1]), before[2]]
+    found = norms_of(after, Plan(before))
+    np.testing.assert_allclose(found, wanted([t.double() for t in after]), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("_both_ways")

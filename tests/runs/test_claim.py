@@ -281,10 +281,11 @@ def named_again(folder, run):
 
 
 def test_trainings_on_two_machines_in_one_folder_lose_nothing(tmp_path, monkeypatch):
-    """The second one starts and ends during the first one, whose later finding leaves no file."""
+    """The second one starts and ends during the first one; both have a finding at step 7."""
     first, second = GradWatch(live=False), GradWatch(live=False)
     evidence = tmp_path / "run" / FOLDER / "step-00002.json"
     picture = tmp_path / "run" / PICTURE_FILE
+    high = spoil("model.1.conv.weight", 1e30, at=7)
     drawn = []
 
     def train_elsewhere(_trainer):
@@ -293,14 +294,14 @@ def test_trainings_on_two_machines_in_one_folder_lose_nothing(tmp_path, monkeypa
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(claim, "_WATCHED", {})
             elsewhere.setattr(claim.process, "_host", lambda: "another machine")
-            FAKE.train(tmp_path, watch=second)
+            FAKE.train(tmp_path, watch=second, calls=[high])
         drawn.append(picture.read_bytes())
 
-    calls = [at("on_train_batch_end", 5, train_elsewhere), spoil("model.1.conv.weight", 1e30, at=7)]
+    calls = [at("on_train_batch_end", 5, train_elsewhere), high]
     FAKE.train(tmp_path, watch=first, calls=calls)
-    assert [one.rule for one in first.report().alarms] == ["total_high"]
+    files = [[(f.rule, f.evidence) for f in one.report().alarms] for one in (first, second)]
+    assert files == [[("total_high", "")], [("total_high", f"{FOLDER}/step-00007.json")]]
     assert picture.read_bytes() == drawn[0]
-    assert not evidence.parent.exists()
     run = load_run(tmp_path / "run")
     assert (run.report(), run.report().steps) == (second.report(), 8)
     old = named_again(tmp_path / "run", tmp_path / "old")

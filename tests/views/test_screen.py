@@ -398,9 +398,9 @@ def test_panel_is_drawn_at_most_a_few_times_a_second(begin, clock, write, second
 @pytest.mark.parametrize(
     ("costs", "pause"),
     [
-        ((0.004, 0.004), 2.0),  # a fifth of a percent of the time
-        ((0.5, 0.001), 0.5),  # a single slow draw does not count
-        ((0.001, 0.5), 0.5),
+        ((0.004, 0.004), 4.0),  # a tenth of a percent of the time
+        ((0.5, 0.001), 1.0),  # a single slow draw does not count
+        ((0.001, 0.5), 1.0),
         ((3.0, 2.0), 5.0),  # a terminal that hangs
         ((0.0, 0.0), REDRAW_SECONDS),
     ],

@@ -71,7 +71,7 @@ def test_steps_of_a_long_window_wait_for_more(recording, clock):
     assert take(recording, steps) == expected
 
 
-def test_step_waits_at_most_a_quarter_of_a_second(recording, clock):
+def test_step_waits_for_others_for_a_while(recording, clock):
     take(recording, [FAR])
     clock.now += WAIT_SECONDS - 0.01
     assert take(recording, [FAR + 1, FAR + 2]) == []
@@ -79,10 +79,13 @@ def test_step_waits_at_most_a_quarter_of_a_second(recording, clock):
     assert take(recording, [FAR + 3, FAR + 4]) == [FAR + 3]
 
 
-def test_nonfinite_step_is_processed_at_once(recording):
+@pytest.mark.parametrize("later", [0, 2])
+def test_nonfinite_step_is_processed_at_once(recording, later):
+    """Also if it arrives together with later ones, as from a GPU."""
     take(recording, [FAR, FAR + 1])
     assert len(recording._pending.samples) == 2
-    recording.take([sample(FAR + 2, np.nan)])
+    steps = range(FAR + 2, FAR + 3 + later)
+    recording.take([sample(step, np.nan if step == FAR + 2 else 1.0) for step in steps])
     assert recording._pending.samples == []
     assert [finding.rule for finding in recording.report().findings] == ["nonfinite"]
 

@@ -32,7 +32,7 @@ _FEW_STEPS = (
     "gradients accumulate over nbs images (64 unless set): train longer, or set nbs to the batch "
     "size for a step per batch"
 )
-"""Why a finished training had few steps, and what to do."""
+"""Why a finished training had few steps or none, and what to do."""
 
 _STEPLESS = {
     ELSEWHERE: "every rank has the same gradients, so only rank 0 watches them and writes files",

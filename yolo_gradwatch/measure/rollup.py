@@ -88,13 +88,17 @@ class Rollup:
                 first = taken
         return first == step
 
-    def is_urgent(self, waiting: Sequence[Sample]) -> bool:
-        """Whether samples that are not added yet (at least one) may end a window or are damaged."""
+    def is_urgent(self, waiting: Sequence[Sample], fresh: int = 1) -> bool:
+        """Whether samples that are not added yet may end a window or are damaged.
+
+        Args:
+            waiting: Those samples, at least one.
+            fresh: How many of them, the last ones, have not been asked about before.
+        """
         first = self._open.first if self._open else waiting[0].step
-        newest = waiting[-1]
-        is_sound = newest.norms @ newest.norms <= CLIP_OVERFLOW**2  # not NaN
-        may_end = self._is_last(first, newest.step) or newest.detail is not None
-        return may_end or not is_sound or newest.has_bad_loss
+        newest = waiting[-fresh:]
+        may_end = self._is_last(first, newest[-1].step)
+        return may_end or any(map(_calls_for_attention, newest))
 
     def add(self, samples: Sequence[Sample]) -> list[Window]:
         """Add samples, at least one, and return the windows that they complete."""
@@ -182,6 +186,12 @@ class Rollup:
         steps = FINE_SKIPS if sample.skipped else FINE_STEPS
         self._fine_until = sample.step + steps * self._interval
         return True
+
+
+def _calls_for_attention(sample: Sample) -> bool:
+    """Whether a sample begins a window or is damaged."""
+    is_sound = sample.norms @ sample.norms <= CLIP_OVERFLOW**2  # not NaN
+    return sample.detail is not None or not is_sound or sample.has_bad_loss
 
 
 class _Open:

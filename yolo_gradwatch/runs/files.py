@@ -56,8 +56,8 @@ class Files(OutputBase):
     def is_whole(self) -> bool:
         """Whether the run's folder has the files with everything so far.
 
-        It has not before they are started, after an error, and once a training on another machine
-        has set them aside.
+        False before they are started, after an error, and once a training on another machine has
+        set them aside.
         """
         return self._log is not None and self._log.is_in_place(self._process)
 

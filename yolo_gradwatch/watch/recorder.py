@@ -115,9 +115,9 @@ class Recorder:
 
         They are processed if the rules need them now, many wait, or the last time was long ago.
         """
-        is_due = self._pending.add(samples)
-        waiting = self._pending.samples
-        if is_due or (waiting and self._rollup.is_urgent(waiting)):
+        fresh = list(samples)
+        is_due = self._pending.add(fresh)
+        if is_due or (fresh and self._rollup.is_urgent(self._pending.samples, len(fresh))):
             self.settle()
 
     def settle(self) -> None:
