@@ -28,7 +28,10 @@ PAGE = ROOT / "docs" / "findings.md"
 ARITHMETIC = Path(__file__).with_name("docs_arithmetic.md")
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 BEGIN, END = "<!-- rules -->\n", "<!-- end of rules -->\n"
-HEAD = "| rule | kind | severity | limit | what it means |\n| --- | --- | --- | --- | --- |\n"
+HEAD = (
+    "| rule | kind | severity | in the panel | limit | what it means |\n"
+    "| --- | --- | --- | --- | --- | --- |\n"
+)
 ORDER = ("critical", "warning", "notice")
 SECTIONS = "<!-- sections: written by scripts/docs_findings.py -->\n"
 EXAMPLES = ROOT / "docs" / "pictures" / "findings.json"
@@ -59,7 +62,8 @@ def page() -> str:
 
 def _row(rule: Rule) -> str:
     limit = f"{getattr(Thresholds(), rule.threshold):,g}" if rule.threshold else ""
-    words = (f"[`{rule.name}`](#{rule.name})", rule.kind, rule.severity, limit, rule.meaning)
+    state = "" if rule.severity == "notice" else rule.state or rule.name
+    words = (f"[`{rule.name}`](#{rule.name})", rule.kind, rule.severity, state, limit, rule.meaning)
     return f"| {' | '.join(words)} |\n"
 
 

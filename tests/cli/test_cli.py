@@ -112,7 +112,8 @@ def test_help_describes_every_option(golden):
     group = typer.main.get_command(app)
     text = f"{group.help}\n\n{group.epilog}\n"
     for name, command in group.commands.items():
-        assert command.epilog == group.epilog
+        has_stop = any("--stop-on" in option.opts for option in command.params)
+        assert ("3 stopped" in command.epilog) == has_stop
         text += f"\n$ yolo-gradwatch {name}\n{command.help}\n\n"
         for option in command.params:
             names = ", ".join((*option.opts, *option.secondary_opts))

@@ -357,7 +357,7 @@ def test_parent_folder_does_not_select_a_killed_run(run, meanwhile, capsys):
     )
     assert follow(run.parent) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{run} is over, ")
+    assert lines[0].startswith(f"{run} has ended; ")
     assert any(line.startswith(f"GradWatch is following {other} ") for line in lines)
 
 

@@ -148,6 +148,11 @@ def test_exit_codes_are_those_of_a_training_in_one_process(tmp_path, options, co
     assert leave(tmp_path, UNHEALTHY, **options) == code
 
 
+def test_stopped_training_says_why_it_fails(tmp_path, capsys):
+    assert leave(tmp_path, UNHEALTHY, stop_on=("dead",), fail_on=("dead",)) == 3
+    assert capsys.readouterr().err.count("dead in ") == 1
+
+
 @pytest.mark.parametrize(("fail_on", "code"), [((), 0), (("dead",), 1)])
 def test_launched_training_without_files_does_not_pass_fail_on(tmp_path, fail_on, code):
     assert leave(tmp_path, None, fail_on=fail_on) == code

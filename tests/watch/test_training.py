@@ -311,6 +311,8 @@ def test_stop_on_ends_the_training_and_keeps_its_checkpoint(way, tmp_path):
     (finding,) = watch.report().findings
     for one in (finding, watch.stopped_by):
         assert (one.rule, one.number, one.step) == ("nonfinite", 1, 2)
+    assert [one for one in watch.report().remarks if finding.rule in one and "stop_on" in one]
+    assert load_run(watch.run_dir).report().remarks == watch.report().remarks
     assert watch.report().steps <= 5  # an older Ultralytics checks only at the end of an epoch
     assert trainer.last.exists()
 

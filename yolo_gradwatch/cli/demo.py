@@ -51,7 +51,7 @@ def train_on_shapes(folder: Path, watch: GradWatch, fault: Fault, epochs: int) -
     """Train YOLO26n from scratch on generated shapes, with a watch.
 
     Args:
-        folder: Parent folder of the data (``data``) and the run (``run``).
+        folder: Parent folder of the data (``data``) and the runs (``run``, then ``run-2``, ...).
         watch: The watch.
         fault: Fault to inject before the watch is attached to the model.
         epochs: Number of epochs, of six batches each.
@@ -69,7 +69,6 @@ def train_on_shapes(folder: Path, watch: GradWatch, fault: Fault, epochs: int) -
         "plots": False,  # pictures would download a font
         "project": str(folder.resolve()),
         "name": "run",
-        "exist_ok": True,
         **fault.options,
     }
 

@@ -16,7 +16,7 @@ from yolo_gradwatch.cli.check import check
 from yolo_gradwatch.cli.compare import Drawing, compare
 from yolo_gradwatch.cli.demo import demo
 from yolo_gradwatch.cli.options import Command, without_types
-from yolo_gradwatch.cli.output import EPILOG, FINE, UNUSABLE, refuse
+from yolo_gradwatch.cli.output import EPILOG, EPILOG_WITHOUT_STOP, FINE, UNUSABLE, refuse
 from yolo_gradwatch.cli.review import review
 from yolo_gradwatch.cli.runs import runs
 from yolo_gradwatch.cli.train import train
@@ -80,17 +80,17 @@ def _group(
     """Watch the gradients of an Ultralytics YOLO training run and name the unhealthy layer."""
 
 
-_trains = app.command(
-    cls=Command,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    options_metavar="[OPTIONS] ARGS...",
-    epilog=EPILOG,
-)
-_trains(train)
-_trains(check)
-for command in (demo, review, runs):
-    app.command(epilog=EPILOG, cls=Command)(command)
-app.command(epilog=EPILOG, cls=Drawing)(compare)
+for command, epilog in ((train, EPILOG), (check, EPILOG_WITHOUT_STOP)):
+    app.command(
+        cls=Command,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        options_metavar="[OPTIONS] ARGS...",
+        epilog=epilog,
+    )(command)
+app.command(epilog=EPILOG, cls=Command)(demo)
+app.command(epilog=EPILOG_WITHOUT_STOP, cls=Command)(review)
+app.command(epilog=EPILOG_WITHOUT_STOP, cls=Command)(runs)
+app.command(epilog=EPILOG_WITHOUT_STOP, cls=Drawing)(compare)
 
 
 def main(argv: list[str] | None = None) -> int:

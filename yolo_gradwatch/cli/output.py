@@ -33,6 +33,9 @@ EPILOG = (
     "ended with an exception; 2 unusable arguments or input; 3 stopped by --stop-on; 130 Ctrl+C."
 )
 
+EPILOG_WITHOUT_STOP = EPILOG.replace(" 3 stopped by --stop-on;", "")
+"""For commands without ``--stop-on``."""
+
 
 def refuse(message: object) -> NoReturn:
     """Print a one-line error and exit with `UNUSABLE`."""
@@ -105,7 +108,7 @@ def tell_unjudged(report: Report, words: Collection[str]) -> None:
     rules = [rule for rule in report.unjudged if is_named(rule, words)]
     if rules and report.steps:
         named = ", ".join(rules)
-        tell(f"--fail-on passed, but the run is too short to judge {named}: {report.path}")
+        tell(f"{report.path}: --fail-on passed, but the run is too short to judge {named}")
 
 
 def leave(report: Report, words: Collection[str]) -> NoReturn:

@@ -101,14 +101,14 @@ def leave_after(
     """
     with exit_codes(arguments, lambda: not _has_begun(watch)):
         run()
-    if any(session.stopped_by for session in _sessions(watch)):
-        raise typer.Exit(STOPPED)
     failed = _failed(watch, fail_words) if fail_words else []
     for why in failed:
         tell(f"--fail-on failed: {why}")
     if fail_words and not failed:
         for session in _sessions(watch):
             tell_unjudged(session.report(), fail_words)
+    if any(session.stopped_by for session in _sessions(watch)):
+        raise typer.Exit(STOPPED)
     raise typer.Exit(FOUND if failed else FINE)
 
 

@@ -157,8 +157,8 @@ class Report:
                 return f"no verdict, because {why}; {found} in {steps} ({modules})"
             rules = counted(len(self.unjudged), "rule")
             short = f"; too short to judge {rules}" if self.unjudged else ""
-            lax = " under laxer limits than the defaults" if self.thresholds.laxer() else ""
-            return f"healthy{lax}, {found} in {steps} ({modules}){ended}{short}"
+            loose = " under looser limits than the defaults" if self.thresholds.laxer() else ""
+            return f"healthy{loose}, {found} in {steps} ({modules}){ended}{short}"
         by_severity = Counter(f.severity for f in self.alarms)
         counts = ", ".join(
             f"{by_severity[s]} {s}" for s in ("critical", "warning") if by_severity[s]
@@ -191,8 +191,8 @@ class Report:
         is_all = self.interval == 1 and self.applied == self.steps
         if self.is_too_short and is_all and self.status == "finished":
             short = [f"  {_FEW_STEPS}", *short]
-        laxer = _laxer(self.thresholds)
-        return [*remarks, *_captured(self.interval), *short, *laxer, *_gradient(self)]
+        looser = _looser(self.thresholds)
+        return [*remarks, *_captured(self.interval), *short, *looser, *_gradient(self)]
 
     def to_dict(self) -> dict[str, object]:
         """Return the outcome for JSON: plain types, and None for non-finite numbers."""
@@ -201,6 +201,7 @@ class Report:
             "status": self.status,
             "verdict": self.verdict,
             "healthy": self.healthy,
+            "judged": self.is_judged,
             "steps": self.steps,
             "unjudged": list(self.unjudged),
             "remarks": list(self.remarks),
@@ -235,11 +236,11 @@ def _captured(interval: int) -> list[str]:
     return [f"  {few}; counts and shares refer to those"]
 
 
-def _laxer(thresholds: Thresholds) -> list[str]:
+def _looser(thresholds: Thresholds) -> list[str]:
     """List the limits that find less than the defaults."""
-    laxer = thresholds.laxer().items()
-    limits = ", ".join(f"{name} {own:g} (default {usual:g})" for name, (own, usual) in laxer)
-    return [f"  judged with laxer limits: {limits}"] if limits else []
+    looser = thresholds.laxer().items()
+    limits = ", ".join(f"{name} {own:g} (default {usual:g})" for name, (own, usual) in looser)
+    return [f"  judged with looser limits: {limits}"] if limits else []
 
 
 def _gradient(report: Report) -> list[str]:

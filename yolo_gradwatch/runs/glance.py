@@ -144,8 +144,8 @@ def _remarks(meta: Meta, seconds: float, *, is_killed: bool) -> Iterator[str]:
         )
     if meta.format_version < FORMAT_VERSION:
         yield "watched by an older version: review judges it by the rules of today"
-    if laxer := ", ".join(meta.thresholds.laxer()):
-        yield f"judged under laxer limits than the defaults: {laxer}"
+    if looser := ", ".join(meta.thresholds.laxer()):
+        yield f"judged under looser limits than the defaults: {looser}"
 
 
 def _report(

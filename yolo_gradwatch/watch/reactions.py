@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yolo_gradwatch.diagnose.vocabulary import matches
 from yolo_gradwatch.runs.outputs import OutputBase
 from yolo_gradwatch.views.terminal.lines import stop_line
+from yolo_gradwatch.watch.ultralytics import hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,3 +54,11 @@ class StopRule(OutputBase):
             if is_new and matches(change.finding, self._words):
                 self.wanted = change.finding
                 self._say(stop_line(change.finding))
+
+    def stop(self, trainer: Any, remarks: list[str]) -> None:
+        """Stop a trainer because of the finding, and add a remark, if there is none yet."""
+        if self.wanted:
+            reason = f"{self.wanted.rule} in {self.wanted.module} at step {self.wanted.step:,}"
+            remark = f"stop_on ended the training: {reason}"
+            remarks += [] if remark in remarks else [remark]
+            hooks.stop(trainer)

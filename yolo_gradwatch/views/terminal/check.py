@@ -154,12 +154,13 @@ def _legend(run: Run, form: Format, *, is_narrow: bool) -> list[Text]:
         + (f"; update: relative change of the weights in step {step:,}" if step else ""),
     ]
     if last:
-        lines.append(f"RMS, zeros: of the output in step {last:,}{before}")
+        largest = "" if is_narrow else ", largest"
+        lines.append(f"RMS, zeros{largest}: of the output in step {last:,}{before}")
     if last and _is_half(form):
         lines.append(f"headroom: {limit} output")
-        lines.append("weights: likewise for the largest weight, as checkpoints store float16")
+        lines.append("weight room: likewise for the largest weight, as checkpoints store float16")
     else:
-        lines.append(f"weights: {limit} weight; checkpoints store float16")
+        lines.append(f"weight room: {limit} weight; checkpoints store float16")
     return [Text(f"  {line}", "dim") for line in lines]
 
 
@@ -179,9 +180,9 @@ def _columns(
         "zeros": ["-" if math.isnan(row.zeros) else f"{row.zeros:.1%}" for row in rows],
         "largest": [_norm_text(row.largest) for row in rows],
         "headroom": list(map(_headroom_text, rooms)),
-        "weights": list(map(_headroom_text, weights)),
+        "weight room": list(map(_headroom_text, weights)),
     }
-    styles = {"headroom": list(map(_style, rooms)), "weights": list(map(_style, weights))}
+    styles = {"headroom": list(map(_style, rooms)), "weight room": list(map(_style, weights))}
     if not _is_half(form):
         del texts["headroom"]
     return {

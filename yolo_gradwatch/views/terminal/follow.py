@@ -74,7 +74,7 @@ def _awaited(path: Path, view: _Terminal | _Log) -> Path:
         lack = "" if path.exists() else ", which does not exist yet"
         text = f"GradWatch is waiting for a watched run in {path}{lack} (Ctrl+C to leave)"
         with suppress(FormatError, OSError):
-            text = f"{_over(path)} is over, {text}"
+            text = f"{_over(path)} has ended; {text}"
         view.say(Text(text, "dim"))
     began = time.monotonic()
     was_there = False

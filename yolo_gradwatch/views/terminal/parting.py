@@ -142,7 +142,7 @@ def _why(found: Parting, first: Kind) -> str:
         began = ". The initial weights differ: a different file, seed or initialization."
         return ". Something changed the weights before that step." if found.same else began
     if first == "rate":
-        return ". Likely a different schedule, or a callback that changes the rate."
+        return ". Likely a different lr0, optimizer or schedule, or a callback that sets the rate."
     if first == "update":
         return ", from the same gradient. Likely a different optimizer, momentum or weight decay."
     if first == "gradient":
