@@ -31,7 +31,7 @@ from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.report import Report
 from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views.live import Board
-from yolo_gradwatch.views.terminal.glyphs import sparkline
+from yolo_gradwatch.views.terminal.glyphs import sparkline, state_style
 from yolo_gradwatch.views.terminal.lines import change_line, end_report, file_list, stop_line
 from yolo_gradwatch.views.terminal.panel import Panel
 from yolo_gradwatch.views.terminal.table import epoch_table
@@ -133,6 +133,19 @@ def panel_of(board, frame=""):
     panel = Panel(board)
     panel.frame = Text(frame, no_wrap=True)
     return panel
+
+
+@pytest.mark.parametrize(
+    ("state", "severity", "style"),
+    [
+        ("ok", None, "green"),
+        ("vanishing", "critical", "bold red"),
+        ("upstream", "critical", "dim red"),
+        ("affected", "warning", "dim yellow"),
+    ],
+)
+def test_block_at_fault_stands_out_from_affected_ones(state, severity, style):
+    assert state_style(state, severity) == style
 
 
 OWNERS = {"model.22": 0.412, "model.23": 0.35, "model.0": 0.0814}

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from yolo_gradwatch.measure.layout import Layout
 
 
+AFFECTED = {"upstream", "downstream", "affected"}
+"""Words for blocks that are affected by a finding in another block."""
+
+
 class BlockStates:
     """Words for the blocks of a model that are affected by findings."""
 

@@ -14,7 +14,7 @@ from yolo_gradwatch.measure.layout import WHOLE
 from yolo_gradwatch.views import checked
 from yolo_gradwatch.views.checked import counted
 from yolo_gradwatch.views.states import BlockStates
-from yolo_gradwatch.views.terminal.glyphs import STYLES, norm_text
+from yolo_gradwatch.views.terminal.glyphs import STYLES, norm_text, state_style
 from yolo_gradwatch.views.terminal.lines import finding_text, verdict
 from yolo_gradwatch.views.terminal.table import Column, columns
 
@@ -191,7 +191,7 @@ def _columns(
         "state": Column(
             "state",
             [word for word, _ in words],
-            [STYLES[severity] for _, severity in words],
+            [state_style(*word) for word in words],
             is_left=True,
         ),
     }

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolo_gradwatch.views.states import AFFECTED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,6 +33,12 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 _CELLS = np.array(list(_SPARKS))
 _PARTS = " ▏▎▍▌▋▊▉"
 _SPAN = 2.0  # decades: a history that moves less is drawn flat instead of as noise
+
+
+def state_style(state: str, severity: Severity | None) -> str:
+    """Return the style of a block's state, which is faint if the fault is in another block."""
+    style = STYLES[severity]
+    return f"dim {style.removeprefix('bold ')}" if state in AFFECTED else style
 
 
 def number(value: float | None) -> str:

@@ -8,7 +8,15 @@ from rich.segment import Segment
 from rich.text import Text
 
 from yolo_gradwatch.views.live import highest
-from yolo_gradwatch.views.terminal.glyphs import DEPTH, STYLES, bar, cut, number, sparklines
+from yolo_gradwatch.views.terminal.glyphs import (
+    DEPTH,
+    STYLES,
+    bar,
+    cut,
+    number,
+    sparklines,
+    state_style,
+)
 from yolo_gradwatch.views.terminal.lines import clip_line, status
 
 if TYPE_CHECKING:
@@ -127,7 +135,7 @@ def _block_lines(
     for row, spark in zip(shown, sparks, strict=True):
         name = f"{cut(row.label, label):{label}}  {number(row.norm):>{_NORM_WIDTH}}  "
         state = f"{row.state:{_STATE_WIDTH}}  {bar(row.norm, high, bar_width):{bar_width}}  "
-        style = console.get_style(STYLES[row.severity])
+        style = console.get_style(state_style(row.state, row.severity))
         lines.append([Segment(name), Segment(state, style), Segment(spark, cyan)])
     if len(shown) < len(rows):
         more = f"… {len(rows) - len(shown)} more blocks (enlarge the terminal)"

@@ -10,7 +10,7 @@ from yolo_gradwatch.measure.arrays import FLOAT32_MAX
 from yolo_gradwatch.measure.windows import windows_of
 from yolo_gradwatch.views.live import Board
 from yolo_gradwatch.views.summary import OVER_RUN, of_blocks
-from yolo_gradwatch.views.terminal.glyphs import STYLES, norm_text, number, sparkline
+from yolo_gradwatch.views.terminal.glyphs import norm_text, number, sparkline, state_style
 from yolo_gradwatch.views.terminal.lines import finding_text, verdict
 from yolo_gradwatch.views.terminal.table import Column, columns
 
@@ -170,7 +170,7 @@ def _block_columns(
         Column(name, [*_cells(blocks[f"norm_{name}"]), *_cells(whole[f"norm_{name}"])])
         for name in ("first", "median", "last")
     ]
-    styles = [*(STYLES[row.severity] for row in rows), ""]
+    styles = [*(state_style(row.state, row.severity) for row in rows), ""]
     return [
         Column("block", [*(row.label for row in rows), "whole model"], is_left=True),
         *norms,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from yolo_gradwatch.views.terminal.glyphs import STYLES, number
+from yolo_gradwatch.views.terminal.glyphs import number, state_style
 from yolo_gradwatch.views.terminal.lines import status
 
 if TYPE_CHECKING:
@@ -135,5 +135,5 @@ def _in_columns(rows: Sequence[BlockRow], count: int) -> list[Text]:
         for line, row in zip(lines, part, strict=False):
             line.append(f"{'   ' if begin else ''}{set_cell_size(row.label, label)}")
             line.append(f" {number(row.norm):>7} ")
-            line.append(f"{row.state:{state}}", STYLES[row.severity])
+            line.append(f"{row.state:{state}}", state_style(row.state, row.severity))
     return lines
