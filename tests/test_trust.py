@@ -123,6 +123,7 @@ def test_injected_code_was_run(injected):
 
 
 @pytest.mark.train
+@pytest.mark.full
 def test_training_in_a_log_writes_only_to_its_folder(world):
     seen = world.run("training", world.root / "project")
     assert "spike" in seen["outcome"]
@@ -413,6 +414,7 @@ def victim(tmp_path):
     assert path.read_text("utf-8") == "precious"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "name"), [("--plot", PICTURE_FILE), ("--html={}", "page.html")], ids=["plot", "html"]
 )

@@ -51,7 +51,14 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("attach.py", marks=pytest.mark.full),
+        "stop_and_notify.py",
+        pytest.param("command_line.sh", marks=pytest.mark.full),
+    ],
+)
 def test_training_example(tmp_path, weights, name):
     out = run(tmp_path, name, shapes(), weights)
     assert all(text in out for text in EXPECTED[name])

@@ -48,6 +48,7 @@ def test_forgotten_windows_no_longer_count(before, after):
     )
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(0, 10**6), st.integers(0, 30))
 def test_after_forgetting_the_detector_acts_as_new(seed, length):

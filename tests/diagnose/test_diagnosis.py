@@ -227,6 +227,7 @@ CASES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @LAWS
 @given(CASES, st.integers(0, 60))
 def test_replay_matches_the_live_run_and_its_prefix_matches_a_prefix(case, length):

@@ -345,6 +345,7 @@ def observed(model, layout, graph, size):
     return {block: set(ends(block)) for block in graph.blocks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "kind", "size"), MODELS)
 def test_consumers_match_an_observed_forward_pass(config, kind, size):
     model = built(config, kind)

@@ -534,6 +534,7 @@ ANY_CALL = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(
     st.sampled_from(RULES_WITH_A_CAUSE),

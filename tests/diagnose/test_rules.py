@@ -99,6 +99,7 @@ def test_alerts_are_valid_for_any_windows(seed):
 LEVELS = [name for name, value in asdict(Thresholds()).items() if isinstance(value, float)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*LEVELS} - {"zero_fraction", "total_low"}))
 def test_limit_may_be_as_large_as_a_float(name):
     for windows in (list(anything(1)), *(run.windows for run in RUNS.values())):

@@ -93,6 +93,7 @@ def loop(request):
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factors", "expected"),
     [((1, 1, 1, 1), [1, 4]), ((INF, 1, 1, 1), [2, 4]), ((INF, INF, INF, 1), [4])],

@@ -521,6 +521,7 @@ def test_windows_are_identical_however_many_samples_arrive_at_once(kinds, cuts, 
         assert_same(one, other)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps_of_a_window():
     rollup = Rollup(MEMBERS)
     batch = [sample(FAR + i) for i in range(32)]

@@ -307,6 +307,7 @@ def test_step_skipped_by_amp_is_used_only_if_all_were_skipped(tmp_path, skipped,
     assert found.file(3, 5) == f"{evidence.FOLDER}/step-{held:05}.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0, 1], ids=["a window of its own", "within a long window"])
 def test_stray_step_of_a_converged_run_keeps_its_batch_and_is_no_alarm(tmp_path, noise):
     """If an equally high step came earlier, the second one is within a long window."""

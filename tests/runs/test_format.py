@@ -69,6 +69,7 @@ def test_every_version_is_judged_as_it_was_live(old):
     assert (old / findings[0].evidence).is_file()
 
 
+@pytest.mark.slow
 def test_every_version_can_be_reviewed_followed_and_plotted(old, tmp_path, capsys):
     assert main(["review", str(old), "--fail-on", "nonfinite"]) == 0
     assert main(["review", str(old), "--fail-on", "spike", "--json"]) == 1

@@ -78,7 +78,7 @@ def assert_complete(lines, panels, tables):
 @pytest.mark.parametrize(
     ("kind", "moment"),
     [
-        ("patched", "early"),
+        pytest.param("patched", "early", marks=full),
         pytest.param("wrapped", "early", marks=full),
         pytest.param("replaced", "early", marks=full),
         pytest.param("patched", "late", marks=full),

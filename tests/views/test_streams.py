@@ -337,7 +337,7 @@ def test_watched_script_exits_like_an_unwatched(script, tmp_path, redirection, e
 @pytest.mark.parametrize(
     ("size", "later"),
     [
-        ((20, 10), (100, 30)),
+        pytest.param((20, 10), (100, 30), marks=full),
         pytest.param((100, 30), (20, 5), marks=full),
         pytest.param((20, 5), (20, 5), marks=full),
         pytest.param((1, 5), (1, 5), marks=full),

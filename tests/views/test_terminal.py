@@ -9,7 +9,9 @@ from terminals import RULE
 pytestmark = pytest.mark.train
 
 
-@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (140, 40)])
+@pytest.mark.parametrize(
+    ("columns", "lines"), [(80, 24), pytest.param(140, 40, marks=pytest.mark.full)]
+)
 def test_panel_stays_intact_below_the_normal_output(tmp_path, columns, lines):
     terminal = Terminal(columns, lines, "demo", "--epochs", "2", "--out", str(tmp_path))
     terminal.read_until(lambda t: any(RULE in line for line in t.lines()))

@@ -206,6 +206,7 @@ def test_items_that_change_mid_training_have_rows_while_they_exist(way, tmp_path
     assert [len(one) for one in names] == [*[len(names[0])] * 4, *[len(names[0]) - 1] * 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -305,6 +305,7 @@ def ready(tmp_path):
     return setup
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "layers"), [({"freeze": 2}, 2), ({}, 0)])
 def test_real_trainer_freezes_what_its_option_says(ready, options, layers):
     trainer = ready(**options)
@@ -315,6 +316,7 @@ def test_real_trainer_freezes_what_its_option_says(ready, options, layers):
     assert all(any(part in name for part in names) for name in frozen)
 
 
+@pytest.mark.slow
 def test_real_trainer_has_the_rates_of_its_optimizer(ready):
     trainer = ready(optimizer="SGD", lr0=0.03, warmup_epochs=0)
     assert set(facts.learning_rates(trainer)) == {0.03}
