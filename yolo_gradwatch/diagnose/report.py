@@ -29,8 +29,8 @@ ELSEWHERE = "elsewhere"
 """Status of a report in a process other than rank 0 of its training."""
 
 _FEW_STEPS = (
-    "gradients accumulate over nbs images (64 unless set): train longer, or set nbs to the batch "
-    "size for a step per batch"
+    "train longer, or lower nbs if it is above the batch size: an optimizer step takes nbs images, "
+    "64 unless set"
 )
 """Why a finished training had few steps or none, and what to do."""
 
