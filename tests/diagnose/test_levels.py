@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from nets import NET, curve, feed, fired, inside, lasting, net, normed, weighing
+from nets import NET, curve, feed, fired, heavy, inside, lasting, net, normed, weighing
 from rule_cases import fallen, items, rates
 from shown import finding_of
 
@@ -201,6 +201,20 @@ def test_rate_that_no_option_asks_for_is_the_reason(rate, training, reason):
     windows = [replace(weighing(n, w), losses=rates(rate)) for n, w in ((1, 5.0), (2, 50.0))]
     (alert,) = fired(windows, "weight_growth", training=training)
     assert alert.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "windows"),
+    [
+        ("dead", lasting(3, zero=["model.4.conv"])),
+        ("weight_overflow", [heavy(1, "model.2.conv", 1e5)]),
+    ],
+)
+@pytest.mark.parametrize(("rate", "values"), [(10.0, (10.0, 0.01)), (0.01, ())])
+def test_damage_by_a_rate_that_no_option_asks_for_names_it(rule, windows, rate, values):
+    windows = [replace(one, losses=rates(rate)) for one in windows]
+    (alert,) = fired(windows, rule, training={"lr0": 0.01})
+    assert (alert.reason.values if alert.reason else ()) == values
 
 
 def moving(epoch=9):

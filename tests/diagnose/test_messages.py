@@ -163,6 +163,12 @@ VARIANTS = [
     ("spike", "behind the loss", {"reason": Reason("loss", values=(8.0, 9.0))}),
     ("exploding", "with normalization", {"module": "model.1", "layout": built("a", "a.bn")}),
     ("weight_growth", "by code", {"reason": Reason("rate", values=(10.0, 0.01))}),
+    ("dead", "by code", {"reason": Reason("rate", values=(10.0, 0.01))}),
+    (
+        "weight_overflow",
+        "by code",
+        {"reason": Reason("buffers", ("model.2.bn",), values=(10.0, 0.01))},
+    ),
     ("initial_loss", "of an item", {"reason": Reason("item", ("cls_loss",), (580.0, 2e5))}),
     ("large_weights", "by their RMS", {"reason": Reason("rms", values=(1.0,))}),
     ("small_weights", "in most blocks", {"reason": Reason("rms", BLOCKS, (1e-4,))}),

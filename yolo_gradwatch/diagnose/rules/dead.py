@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yolo_gradwatch.diagnose.causes import RECTIFYING, first_of, now
@@ -11,6 +12,7 @@ from yolo_gradwatch.diagnose.messages import Message
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, is_frozen, last, names
 from yolo_gradwatch.diagnose.rules.items import has_objects
+from yolo_gradwatch.diagnose.rules.rates import RATE_OF_CODE, rate_of_code, rate_words
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
@@ -34,9 +36,10 @@ def dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     """Yield modules of the trunk whose gradient has been exactly zero for several windows.
 
     The head is left out: a scale without objects may have zeros in a healthy run. Value and limit:
-    windows.
+    windows. A learning rate far above every option is the reason: it destroys the weights.
     """
-    yield from _without(history, limits, lambda window: window.zero == _applied(window))
+    for hit in _without(history, limits, lambda window: window.zero == _applied(window)):
+        yield hit._replace(reason=rate_of_code(history, history.recent[-1]))
 
 
 def dead_words(case: Case) -> Message:
@@ -54,13 +57,18 @@ def dead_words(case: Case) -> Message:
         if relu
         else "Find what multiplies its output by zero, and try a non-zero initialization and"
     )
-    return Message(
+    message = Message(
         what=f"{case.where}: gradient exactly zero",
         since=f"{case.since}{case.others()}, so it does not learn",
         why=case.changed,
         likely=f"{why}{'' if case.changed else case.moment}.",
         remedy=f"{remedy} {case.lower_rate}.",
     )
+    reason = case.finding.reason
+    if reason is None or reason.kind != RATE_OF_CODE:
+        return message
+    likely = "the learning rate has destroyed the weights."
+    return replace(message, why="", likely=likely, remedy=rate_words(reason))
 
 
 def no_gradient(history: History, limits: Thresholds) -> Iterator[Hit]:

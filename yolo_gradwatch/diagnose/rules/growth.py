@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_gradwatch.diagnose.messages import Message
-from yolo_gradwatch.diagnose.phrases import significant
 from yolo_gradwatch.diagnose.reading import medians
 from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, finite
-from yolo_gradwatch.diagnose.rules.rates import rate_of_code
+from yolo_gradwatch.diagnose.rules.rates import rate_of_code, rate_words
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
@@ -78,11 +77,7 @@ def weight_growth_words(case: Case) -> Message:
     reason = case.finding.reason
     remedy = f"Try {case.lower_rate} and more warmup_epochs."
     if reason:
-        rate, asked = (significant(value, 2) for value in reason.values)
-        remedy = (
-            f"Find the callback or scheduler that sets the learning rate: it is {rate}, although "
-            f"lr0={asked}."
-        )
+        remedy = rate_words(reason)
     return Message(
         what=f"the whole model: the weights have grown {10**case.finding.value:.1f}-fold within a "
         "few windows",

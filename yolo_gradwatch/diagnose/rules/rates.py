@@ -47,6 +47,9 @@ NEAR = 0.999
 RECENT = 10
 """Intervals in which weights must have moved that fast for the jump to count as lasting."""
 
+RATE_OF_CODE = "rate"
+"""Kind of a reason: a learning rate far above what the options ask for."""
+
 MUCH = 5.0
 """Factor above the highest rate in the options at which other code must have set the rate."""
 
@@ -154,7 +157,16 @@ def rate_of_code(history: History, window: Window) -> Reason | None:
     rates = [o.max for o in window.losses if o.item.startswith(RATE) and o.max is not None]
     if not known or not rates or max(rates) <= MUCH * max(known):
         return None
-    return Reason("rate", values=(max(rates), known[0]))
+    return Reason(RATE_OF_CODE, values=(max(rates), known[0]))
+
+
+def rate_words(reason: Reason) -> str:
+    """Return what to do about a learning rate that `rate_of_code` found."""
+    rate, asked = (significant(value, 2) for value in reason.values)
+    return (
+        f"Find the callback or scheduler that sets the learning rate: it is {rate}, although "
+        f"lr0={asked}."
+    )
 
 
 def _rates(window: Window) -> _Rates:

@@ -14,6 +14,7 @@ from yolo_gradwatch.diagnose.rule import Rule
 from yolo_gradwatch.diagnose.rules.history import Hit, begin, names
 from yolo_gradwatch.diagnose.rules.loss import has_bad_loss
 from yolo_gradwatch.diagnose.rules.origin import has_read_weights, statistics
+from yolo_gradwatch.diagnose.rules.rates import rate_of_code, rate_words
 from yolo_gradwatch.measure.layout import WHOLE
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def weight_overflow(history: History, limits: Thresholds) -> Iterator[Hit]:
     largest = float(known.weight_max[rows].max())
     kind = "buffers" if is_buffer[rows].all() else "weights"
     own = [n for n, m in zip(found, rows, strict=True) if is_buffer[m] == (kind == "buffers")]
-    reason = Reason(kind, tuple(own))
+    rate = rate_of_code(history, known)
+    reason = Reason(kind, tuple(own), rate.values if rate else ())
     place = own[0] if len(own) == 1 else WHOLE
     others = tuple(name for name in found if name != place)
     since = next(window for window in history.recent if _shows(window, known, rows, limits))
@@ -77,15 +79,23 @@ def weight_overflow_words(case: Case) -> Message:
         f"Checkpoints store float16, at most {finding.limit:,.0f}: such values are saved as "
         "Inf or silently replaced (nan_to_num: NaN by 0, Inf by that limit)."
     )
-    back = case.way_back("an earlier checkpoint")
-    remedy = (
+    return Message(
+        what=f"{where}: {said} have {how}",
+        since=case.since,
+        why=f"{harm} {stored}",
+        remedy=_remedy(case, is_buffer=is_buffer),
+    )
+
+
+def _remedy(case: Case, *, is_buffer: bool) -> str:
+    reason, back = case.finding.reason, case.way_back("an earlier checkpoint")
+    if reason and reason.values:
+        return f"{rate_words(reason)} Resume from {back}."
+    if not is_buffer:
+        return f"Resume from {back} with {case.lower_rate}."
+    return (
         "Look for a batch of very large or infinite values (images, or a forward pass whose step "
         f"AMP skipped). Resume from {back}, or reset the statistics of these layers."
-        if is_buffer
-        else f"Resume from {back} with {case.lower_rate}."
-    )
-    return Message(
-        what=f"{where}: {said} have {how}", since=case.since, why=f"{harm} {stored}", remedy=remedy
     )
 
 
