@@ -72,7 +72,7 @@ def built(build, given_options):
         message = str(error)
     assert message.startswith(tuple(given_options)), message
     assert len(message.splitlines()) == 1
-    assert len(message) < 400
+    assert len(message) < 500
     return None
 
 

@@ -23,7 +23,7 @@ from yolo_gradwatch.measure.kept import Kept
 from yolo_gradwatch.measure.optimizer import Group, Optimizer
 from yolo_gradwatch.runs import process
 from yolo_gradwatch.runs.meta import Meta, RunOptions, encoded, read_meta
-from yolo_gradwatch.runs.schema import META_FILE
+from yolo_gradwatch.runs.schema import META_FILE, FormatError
 
 VERSION_2 = DATA / "version-2"
 FULL = Meta(
@@ -127,6 +127,14 @@ def test_control_characters_are_replaced(tmp_path):
     meta = read_meta(tmp_path)
     assert meta.options.training == {"data": "/data/?.yaml", "name?": ["?[31mred"]}
     assert meta.versions == {"torch": "?"}
+
+
+def test_keyword_that_is_not_text_is_refused(tmp_path):
+    raw = json.loads(encoded(FULL))
+    raw["layout"]["roles"][0] = "\ud800"
+    put(tmp_path, json.dumps(raw))
+    with pytest.raises(FormatError, match=META_FILE):
+        read_meta(tmp_path)
 
 
 def test_fitted_options_take_precedence(tmp_path):

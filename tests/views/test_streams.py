@@ -37,7 +37,7 @@ COMMANDS = [
     *(("review {run} --follow", 0), ("review {run}/nowhere", 2), ("review {run} --json", 0)),
     *((f"review {{run}} {form}", 0) for form in ("--modules", "--top=3", "--help")),
     *((f"review {{run}} {form} --fail-on=dead", 1) for form in ("--csv", "--follow")),
-    *((f"review {{run}} --dead-windows=4 --fail-on=dead {form}", 0) for form in ("", "--csv")),
+    *((f"review {{run}} --fail-on=exploding {form}", 0) for form in ("", "--csv")),
     *((f"compare {{run}} {{run}} {form}", 0) for form in ("--csv", "--json", "--module=*")),
     *(("review {run} --html={run}/page.html", 0), ("demo --list", 0), ("train --wibble", 2)),
     *(("--version", 0), ("--help", 0)),

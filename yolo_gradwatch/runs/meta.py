@@ -149,6 +149,8 @@ def read_meta(folder: Path) -> Meta:
         meta = decoded(raw)
     except RecursionError as error:
         raise FormatError(path, f"not JSON ({error}); {RESTORE}") from None
+    except UnicodeEncodeError:  # a lone surrogate in place of a keyword
+        raise FormatError(path, f"a keyword is not valid text; {RESTORE}", place="$") from None
     except msgspec.ValidationError as error:
         what, is_inside, place = printable(str(error)).rpartition(" - at ")
         what, place = (what, place.strip("`")) if is_inside else (place, "$")
