@@ -62,7 +62,7 @@ def page() -> str:
 
 def _row(rule: Rule) -> str:
     limit = f"{getattr(Thresholds(), rule.threshold):,g}" if rule.threshold else ""
-    state = "" if rule.severity == "notice" else rule.state or rule.name
+    state = "" if rule.severity == "notice" else rule.shown
     words = (f"[`{rule.name}`](#{rule.name})", rule.kind, rule.severity, state, limit, rule.meaning)
     return f"| {' | '.join(words)} |\n"
 

@@ -88,15 +88,20 @@ class Round:
 CHANCE = random.Random(0)  # noqa: S311  # no secret; Ultralytics seeds that of the module
 
 
-def train(folder: Path, data: str, fault: str, signal_at: float, *, bare: bool) -> Report | None:
+Moment = tuple[int, float]
+"""Batch after which SIGINT is sent, and the seconds to wait first."""
+
+
+def train(
+    folder: Path, data: str, fault: str, moment: Moment | None, *, bare: bool
+) -> Report | None:
     """Train, or resume from a checkpoint; return the report, None without the watch.
 
     Args:
         folder: Folder of the project.
         data: The data set.
         fault: Name of the fault in the gallery.
-        signal_at: Batch after which SIGINT is sent to this process, and the part of `DELAY` to
-            wait first; 0 for none.
+        moment: When SIGINT is sent to this process; None for never.
         bare: Train without the watch.
 
     Raises:
@@ -106,31 +111,33 @@ def train(folder: Path, data: str, fault: str, signal_at: float, *, bare: bool) 
     resumes = last.exists()
     model = YOLO(str(last) if resumes else "yolo26n.yaml")
     FAULTS[fault].inject(model)
-    if signal_at:
-        model.add_callback("on_train_batch_end", send_signal_after(signal_at))
+    if moment:
+        model.add_callback("on_train_batch_end", send_signal_at(moment))
     watch = None if bare else GradWatch(keep_healthy=True).attach(model)
     options = {**OPTIONS, "data": data, "project": str(folder), **FAULTS[fault].options}
     model.train(**{"resume": True} if resumes else options)
     return watch.report() if watch else None
 
 
-def send_signal_after(at: float) -> Any:
+def send_signal_at(moment: Moment) -> Any:
     """Return a callback that sends SIGINT shortly after a batch."""
+    batch, seconds = moment
     done = []
 
     def count(_trainer: Any) -> None:
         done.append(1)
-        if len(done) == int(at):
-            delay = at % 1 * DELAY
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+        if len(done) == batch:
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     return count
 
 
-def train_here(folder: Path, data: str, fault: str, signal_at: float, *, bare: bool) -> list[str]:
+def train_here(
+    folder: Path, data: str, fault: str, moment: Moment | None, *, bare: bool
+) -> list[str]:
     """Train in this process and return the problems."""
     try:
-        report = train(folder, data, fault, signal_at, bare=bare)
+        report = train(folder, data, fault, moment, bare=bare)
     except KeyboardInterrupt:
         return check_files(folder, "interrupted", bare=bare)
     trouble = check_files(folder, "finished", bare=bare)
@@ -139,9 +146,11 @@ def train_here(folder: Path, data: str, fault: str, signal_at: float, *, bare: b
     return trouble
 
 
-def train_apart(folder: Path, data: str, fault: str, signal_at: float, *, bare: bool) -> list[str]:
+def train_apart(
+    folder: Path, data: str, fault: str, moment: Moment | None, *, bare: bool
+) -> list[str]:
     """Train in a separate process and return the problems."""
-    job = json.dumps([str(folder), data, fault, signal_at, bare])
+    job = json.dumps([str(folder), data, fault, moment, bare])
     code = subprocess.run([sys.executable, __file__, "--job", job], check=False).returncode
     if code == -signal.SIGINT:
         return check_files(folder, "interrupted", bare=bare)
@@ -187,13 +196,14 @@ def one_round(number: int, out: Path, data: str, *, bare: bool) -> Round:
     way = WAYS[(number + number // len(faults)) % len(WAYS)]
     run = train_apart if "own process" in way else train_here
     folder = out / f"{number:03}"
-    at = CHANCE.uniform(FIRST_SIGNAL, LAST_SIGNAL) if "resumed" in way else 0.0
-    trouble = run(folder, data, fault, at, bare=bare)
-    unresumed = _lack_of(folder / "run") if at else ""
-    if at and not (trouble or unresumed):
-        trouble = run(folder, data, fault, 0, bare=bare)
+    moment = CHANCE.randint(FIRST_SIGNAL, LAST_SIGNAL), CHANCE.uniform(0, DELAY)
+    is_resumed = "resumed" in way
+    trouble = run(folder, data, fault, moment if is_resumed else None, bare=bare)
+    unresumed = _lack_of(folder / "run") if is_resumed else ""
+    if is_resumed and not (trouble or unresumed):
+        trouble = run(folder, data, fault, None, bare=bare)
     if not (trouble or unresumed or bare):
-        trouble = check_findings(folder, fault, resumed=bool(at))
+        trouble = check_findings(folder, fault, resumed=is_resumed)
     if not trouble:
         shutil.rmtree(folder)
     gc.collect()
@@ -256,8 +266,8 @@ def main() -> int:
     chosen = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     if chosen.job:
-        folder, data, fault, at, bare = json.loads(chosen.job)
-        train(Path(folder), data, fault, at, bare=bare)
+        folder, data, fault, moment, bare = json.loads(chosen.job)
+        train(Path(folder), data, fault, moment, bare=bare)
         return 0
     sys.stdout.flush()
     record = os.fdopen(os.dup(1), "w", encoding="utf-8")

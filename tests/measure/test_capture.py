@@ -118,7 +118,10 @@ def test_norms_of_equal_numbers_are_exact_to_a_few_millionths(shape):
     assert float(norms_of([tensor])[0]) == pytest.approx(wanted([tensor])[0], rel=2e-5)
 
 
-@pytest.mark.parametrize("change", [lambda t: t[:, :2], lambda t: t.double(), lambda t: t.half()])
+@pytest.mark.parametrize(
+    "change",
+    [lambda t: t[:, :2], lambda t: t.double(), lambda t: t.half(), lambda t: t.reshape(-1)],
+)
 def test_plan_for_other_tensors_is_not_used(change):
     torch.manual_seed(0)
     before = [torch.randn(8, LONGEST_ROW), torch.randn(100, 100), torch.randn(3)]

@@ -89,6 +89,11 @@ class Rule:
     is_passing: bool = False
 
     @property
+    def shown(self) -> str:
+        """The word for the state of a block with a finding of it."""
+        return self.state or self.name
+
+    @property
     def in_decades(self) -> bool:
         """Whether its value is in decades, so that twice as much is worse."""
         return self.unit == "decades"

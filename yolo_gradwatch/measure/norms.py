@@ -62,6 +62,7 @@ class Plan:
     Attributes:
         middle: Indices of those summed in float32.
         long: Indices of those summed by entry, with the dimensions of an entry.
+        single: Indices of both, as an array.
         exact: Indices of those summed in float64.
         begins: (N,) where the numbers to add up begin for each tensor.
         count: How many these are.
@@ -72,13 +73,16 @@ class Plan:
         self.long: list[tuple[int, tuple[int, ...]]] = []
         self.exact: list[int] = []
         ends = np.cumsum([self._place(i, tensor) for i, tensor in enumerate(tensors)])
+        self.single: Counts = np.array([*self.middle, *(i for i, _ in self.long)], np.int64)
         self.begins: Counts = np.append(0, ends[:-1])
         self.count = int(ends[-1])
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether those that are summed in float32 are still float32."""
-        single = (*self.middle, *(i for i, _ in self.long))
-        return all(tensors[i].dtype is torch.float32 for i in single)
+        """Return whether those that are summed in float32 can still be read so."""
+        return all(tensors[i].dtype is torch.float32 for i in self.middle) and all(
+            tensors[i].dtype is torch.float32 and tensors[i].ndim > len(inside)
+            for i, inside in self.long
+        )
 
     def _place(self, i: int, tensor: Tensor) -> int:
         """Choose how to read the tensor at index ``i``; return the count of numbers to add up."""
@@ -118,6 +122,7 @@ def norms_of(tensors: Sequence[Tensor], plan: Plan | None = None) -> Tensor:
 
 
 def _norms_on_cpu(tensors: Sequence[Tensor], plan: Plan) -> Floats:
+    plan = plan if plan.fits(tensors) else Plan(tensors)
     parts = list(tensors)
     if plan.middle:
         middle = torch._foreach_norm([parts[i] for i in plan.middle], 2)
@@ -128,15 +133,13 @@ def _norms_on_cpu(tensors: Sequence[Tensor], plan: Plan) -> Floats:
     for i in plan.exact:
         parts[i] = _norm(parts[i], torch.float64)
     values = _joined(parts)
-    if len(values) != plan.count or not plan.fits(tensors):  # replaced since, as by pruning
+    if len(values) != plan.count:  # other shapes than planned, as after pruning
         return _norms_on_cpu(tensors, Plan(tensors))
     with np.errstate(over="ignore"):
         norms: Floats = np.sqrt(np.add.reduceat(np.square(values, out=values), plan.begins))
     is_plain = (PLAIN[0] < norms) & (norms < PLAIN[1])
-    if not is_plain.all():
-        for i in (*plan.middle, *(i for i, _ in plan.long)):
-            if not is_plain[i]:
-                norms[i] = float(_norm(tensors[i], torch.float64))
+    for i in plan.single[~is_plain[plan.single]].tolist():
+        norms[i] = float(_norm(tensors[i], torch.float64))
     return norms
 
 

@@ -51,7 +51,7 @@ class BlockStates:
     def _word(self, finding: Finding, block: str) -> str:
         """Return what is wrong with a block, or its position relative to the block at fault."""
         if finding.module == WHOLE or self._is_hit(finding, block):
-            return RULES[finding.rule].state or finding.rule
+            return RULES[finding.rule].shown
         place = self._paths.place(block, finding.module)
         return "affected" if place == "elsewhere" else place
 

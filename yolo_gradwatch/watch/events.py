@@ -143,7 +143,7 @@ class Events:
         self._change.end_batch()
         self.tracing.end_batch()
         self.drain()
-        if self._stop.wanted and hooks.stops_between_batches(self._trainer):
+        if hooks.stops_between_batches(self._trainer):
             self._stop.stop(self._trainer, self._recorder.remarks)
 
     def end_epoch(self) -> None:
@@ -153,8 +153,7 @@ class Events:
 
     def end_fit_epoch(self) -> None:
         """Stop after a possible NaN recovery, before the ranks agree on whether to continue."""
-        if self._stop.wanted:
-            self._stop.stop(self._trainer, self._recorder.remarks)
+        self._stop.stop(self._trainer, self._recorder.remarks)
 
     def end_training(self) -> None:
         """End the watch while every logger is still open: integrations run after us."""

@@ -56,9 +56,11 @@ class StopRule(OutputBase):
                 self._say(stop_line(change.finding))
 
     def stop(self, trainer: Any, remarks: list[str]) -> None:
-        """Stop a trainer because of the finding, and add a remark, if there is none yet."""
-        if self.wanted:
-            reason = f"{self.wanted.rule} in {self.wanted.module} at step {self.wanted.step:,}"
-            remark = f"stop_on ended the training: {reason}"
-            remarks += [] if remark in remarks else [remark]
-            hooks.stop(trainer)
+        """Stop a trainer if a finding requests it, with a remark that says which."""
+        if self.wanted is None:
+            return
+        where = f"{self.wanted.rule} in {self.wanted.module} at step {self.wanted.step:,}"
+        remark = f"stop_on ended the training: {where}"
+        if remark not in remarks:
+            remarks.append(remark)
+        hooks.stop(trainer)

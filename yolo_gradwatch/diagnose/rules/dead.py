@@ -38,8 +38,9 @@ def dead(history: History, limits: Thresholds) -> Iterator[Hit]:
     The head is left out: a scale without objects may have zeros in a healthy run. Value and limit:
     windows. A learning rate far above every option is the reason: it destroys the weights.
     """
-    for hit in _without(history, limits, lambda window: window.zero == _applied(window)):
-        yield hit._replace(reason=rate_of_code(history, history.recent[-1]))
+    found = [*_without(history, limits, lambda window: window.zero == _applied(window))]
+    reason = rate_of_code(history, history.recent[-1]) if found else None
+    yield from (hit._replace(reason=reason) for hit in found)
 
 
 def dead_words(case: Case) -> Message:
