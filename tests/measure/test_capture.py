@@ -5,9 +5,10 @@ from devices import needs_cuda, no_waiting
 from torch import nn
 
 from yolo_gradwatch.measure.capture import NO_LOSSES, Capture
+from yolo_gradwatch.measure.host import LONGEST_ROW, SMALL, Plan
 from yolo_gradwatch.measure.loss_items import COUNT
 from yolo_gradwatch.measure.losses import MOST_ITEMS, MOST_KINDS, ROOM, LossMeter
-from yolo_gradwatch.measure.norms import LONGEST_ROW, SMALL, Plan, nonzeros_of, norms_of
+from yolo_gradwatch.measure.norms import nonzeros_of, norms_of
 from yolo_gradwatch.measure.ring import RING, Slot
 
 

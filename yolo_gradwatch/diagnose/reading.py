@@ -166,6 +166,10 @@ class _Padded:
         self._index = np.full((len(groups), max(map(len, groups), default=0) or 1), -1)
         for row, group in zip(self._index, groups, strict=True):
             row[: len(group)] = group
+        sizes = np.array([len(group) for group in groups], np.int64)
+        ends = np.array([(sizes - 1) // 2, sizes // 2, sizes - 1])
+        self._ends = np.maximum(ends, 0) + np.arange(len(groups)) * self._index.shape[1]
+        self._has_any = sizes > 0
 
     def _values(self, values: Floats) -> Floats:
         """Return (G, K) the values of each group, padded with NaN."""
@@ -179,7 +183,11 @@ class _Padded:
 
     def medians(self, values: Floats) -> Floats:
         """Return (G,) the median of each group, ignoring NaN; NaN for an empty group."""
-        return medians(self._values(values).T)
+        found = self._values(values)
+        low, high, last = np.sort(found, axis=1).ravel()[self._ends]  # NaN comes last
+        if (np.isnan(last) & self._has_any).any():
+            return medians(found.T)
+        return _middle(low, high)
 
 
 def medians(values: Floats, least: int = 1) -> Floats:
@@ -187,12 +195,19 @@ def medians(values: Floats, least: int = 1) -> Floats:
     if not len(values):
         return np.full(values.shape[1], np.nan)
     ordered = np.sort(values, axis=0)  # NaN last
+    size = len(values)
+    if size >= least and not np.isnan(ordered[-1]).any():
+        return _middle(ordered[(size - 1) // 2], ordered[size // 2])
     count = (~np.isnan(ordered)).sum(axis=0)
     columns = np.arange(values.shape[1])
-    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)
-    with np.errstate(invalid="ignore"):  # between -Inf and Inf there is no median
-        middle = (ordered[low, columns] + ordered[high, columns]) / 2
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, size - 1)
+    middle = _middle(ordered[low, columns], ordered[high, columns])
     return np.where(count >= least, middle, np.nan)
+
+
+def _middle(low: Floats, high: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):  # between -Inf and Inf there is no median
+        return (low + high) / 2
 
 
 def _log10(norms: Singles) -> Floats:

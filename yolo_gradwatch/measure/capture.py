@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from yolo_gradwatch.measure.flight import Flight, Unpacker
+from yolo_gradwatch.measure.host import Plan
 from yolo_gradwatch.measure.losses import ROOM, Taken
-from yolo_gradwatch.measure.norms import Plan, largest_of, nonzeros_of, norms_of, room
+from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, room
 from yolo_gradwatch.measure.ring import RING, Ring
 from yolo_gradwatch.measure.scan import room_of, scan
 from yolo_gradwatch.measure.table import table_of
@@ -46,17 +47,24 @@ class Capture:
     def __init__(self, parameters: Sequence[nn.Parameter], others: Sequence[Tensor] = ()) -> None:
         self._parameters: list[Tensor] = list(parameters)
         self._tensors = [t if t.numel() else t.new_zeros(1) for t in (*self._parameters, *others)]
-        matrices = [i for i, p in enumerate(self._parameters) if p.ndim >= 2]
         sizes = [p.numel() for p in self._parameters]
-        self._plan = Plan(self._parameters)
-        self._unpacker = Unpacker(sizes, matrices, len(self._tensors))
+        self._matrices = _matrices(self._parameters)
+        self._plans = Plan(self._parameters), Plan(self._tensors)
+        self._unpacker = Unpacker(sizes, self._matrices, len(self._tensors))
         self._flying: deque[Flight] = deque()
         self._waited: list[Sample] = []
-        size = 4 * len(sizes) + len(matrices) + len(self._tensors)
+        size = 4 * len(sizes) + len(self._matrices) + len(self._tensors)
         self._tables = _tables_of(self._parameters, self._tensors)
         if self._tables:
             size = sum(room_of(table.chunks) for table in (*self._tables, self._tables[0]))
-        self._ring = Ring(self._parameters[0].device, 2 + ROOM + size)
+        device = self._parameters[0].device
+        self._is_on_host = device.type == "cpu"
+        self._ring = Ring(device, 2 + ROOM + size)
+
+    @property
+    def is_weighed(self) -> bool:
+        """Whether the weights were read in the newest step, if it has not landed yet."""
+        return bool(self._flying) and self._flying[-1].weighed
 
     @torch.no_grad()
     def take(  # noqa: PLR0913  # a step, and what to read of it
@@ -90,28 +98,30 @@ class Capture:
         scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         if not self._tables:
-            norms = [norms_of(gradients, self._plan if is_whole else None)] if gradients else []
-            weighed = weighed or any(_is_known_bad(found) for found in norms)
-            parts += norms + self._details(detailed=detailed, weighed=weighed)
+            read = self._read_on_host if self._is_on_host else self._read_by_torch
+            weighed = read(gradients, parts, detailed=detailed, weighed=weighed)
         while len(self._flying) >= RING:  # not drained for this many steps
             self._waited.append(self._land())
         transfer = self._ring.begin()
         if parts:
             self._ring.put(transfer, parts)
-        found = gradients if is_whole else [p.grad for p in self._parameters]
-        scans = self._scans(found, transfer, weighed=weighed)
+        places = gradients if is_whole else [p.grad for p in self._parameters]
+        scans = self._scans(places, transfer, weighed=weighed)
         self._ring.send(transfer)
-        present = None if is_whole else [i for i, g in enumerate(found) if g is not None]
-        frozen = [] if is_whole else self._frozen(found)
+        present = None if is_whole else [i for i, g in enumerate(places) if g is not None]
+        frozen = [] if is_whole else self._frozen(places)
         known = (len(extras), losses.kinds, losses.rates, detailed, weighed)
         self._flying.append(Flight(epoch, step, transfer, present, frozen, *known, *scans))
 
     @torch.no_grad()
-    def add_change(self, before: Tensor, moved: Tensor, chunks: Chunks | None = None) -> None:
+    def add_change(
+        self, before: Tensor | None, moved: Tensor, chunks: Chunks | None = None
+    ) -> None:
         """Send the change that the newest step has made.
 
         Args:
-            before: (P,) L2 norms of the parameters before the step.
+            before: (P,) L2 norms of the parameters before the step; None if they were read with
+                its gradients.
             moved: (P,) L2 norms of their change.
             chunks: If not None, both are (C,) sums of squares instead.
 
@@ -120,7 +130,7 @@ class Capture:
         """
         flight = self._flying[-1]
         with room():
-            self._ring.append(flight.transfer, [before, moved])
+            self._ring.append(flight.transfer, [moved] if before is None else [before, moved])
         self._flying[-1] = replace(flight, changes=chunks)
 
     def drain(self, *, wait: bool = False) -> Iterator[Sample]:
@@ -146,13 +156,37 @@ class Capture:
             scan(of_weights, self._tensors, self._ring, transfer) if weighed else None,
         )
 
-    def _details(self, *, detailed: bool, weighed: bool) -> list[Tensor]:
-        matrices = [p for p in self._parameters if p.ndim >= 2] if detailed else []
-        gradients = [g for p in matrices if (g := p.grad) is not None]
-        parts = [nonzeros_of(gradients)] if gradients else []
-        if not weighed:
-            return parts
-        return [*parts, norms_of(self._parameters, self._plan), largest_of(self._tensors)]
+    def _read_on_host(
+        self, gradients: Sequence[Tensor], parts: list[Tensor], *, detailed: bool, weighed: bool
+    ) -> bool:
+        """Append to the parts of a step's vector; return whether the weights were read."""
+        of_gradients, of_weights = self._plans
+        is_whole = len(gradients) == len(self._parameters)
+        plan = of_gradients if is_whole else Plan(gradients)
+        found = plan.read(gradients, nonzeros=detailed)
+        parts.append(torch.from_numpy(found.norms))
+        if detailed:
+            matrices = self._matrices if is_whole else _matrices(gradients)
+            parts.append(torch.from_numpy(found.nonzeros[matrices]))
+        if weighed or not np.isfinite(found.norms).all():
+            weights = of_weights.read(self._tensors, largest=True)
+            norms = weights.norms[: len(self._parameters)]
+            parts += [torch.from_numpy(norms), torch.from_numpy(weights.largest)]
+            return True
+        return False
+
+    def _read_by_torch(
+        self, gradients: Sequence[Tensor], parts: list[Tensor], *, detailed: bool, weighed: bool
+    ) -> bool:
+        """Append to the parts of a step's vector; return whether the weights were read."""
+        if gradients:
+            parts.append(norms_of(gradients))
+        matrices = [gradients[i] for i in _matrices(gradients)] if detailed else []
+        if matrices:
+            parts.append(nonzeros_of(matrices))
+        if weighed:
+            parts += [norms_of(self._parameters), largest_of(self._tensors)]
+        return weighed
 
     def _frozen(self, gradients: Sequence[Tensor | None]) -> list[int]:
         """Return the indices of the parameters without a gradient that are frozen by now."""
@@ -173,6 +207,6 @@ def _tables_of(
     return (gradients, weights) if gradients and weights else None
 
 
-def _is_known_bad(norms: Tensor) -> bool:
-    """Whether a norm is not finite, as far as is known without waiting for a device."""
-    return norms.device.type == "cpu" and not np.isfinite(norms.numpy()).all()
+def _matrices(gradients: Sequence[Tensor]) -> list[int]:
+    """Return the indices of those with two or more dimensions, whose exact zeros are counted."""
+    return [i for i, gradient in enumerate(gradients) if gradient.ndim >= 2]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #   [nonzeros of matrices]    present
 #   [weight norms]            P             [scan of weights]     2 C + 3 odd
 #   [largest values]          T
-#   [before, moved]           P each        [before, moved]       C each
+#   [[before,] moved]         P each        [before, moved]       C each
 #
 # A scan has C sums of squares, then C largest values and C counts as int32, two in the place of one
 # number, then a norm, a largest value and a count for each odd tensor, which torch reads.
@@ -69,12 +69,20 @@ class Flight:
     weights: Scan | None = None
     changes: Chunks | None = None
 
-    def change(self, values: Floats) -> Change:
-        """Return the change that the step made."""
-        before, moved = np.split(values, 2)
-        if self.changes is None:
-            return Change(before, moved)
-        return Change(self.changes.norms(before), self.changes.norms(moved))
+    def change(self, values: Floats, detail: Detail | None) -> Change:
+        """Return the change that the step made.
+
+        Args:
+            values: Its numbers.
+            detail: Details of the step, with the norms before it if ``values`` has none.
+        """
+        if self.changes is not None:
+            before, moved = np.split(values, 2)
+            return Change(self.changes.norms(before), self.changes.norms(moved))
+        known = detail.weights if detail else None
+        if known and len(values) == len(known.norms):
+            return Change(known.norms, values)
+        return Change(*np.split(values, 2))
 
 
 class Unpacker:
@@ -108,7 +116,7 @@ class Unpacker:
             skipped=skipped,
             scale=float(extras[1]) if flight.extras else None,
             detail=detail,
-            change=flight.change(values) if len(values) and not skipped else None,
+            change=flight.change(values, detail) if len(values) and not skipped else None,
             losses=losses,
             rates=flight.rates,
             frozen=self._flags(flight.frozen) if flight.frozen else None,

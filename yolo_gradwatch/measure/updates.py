@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from yolo_gradwatch.measure.norms import Plan, norms_of, room
+from yolo_gradwatch.measure.host import Plan
+from yolo_gradwatch.measure.norms import norms_of, room
 from yolo_gradwatch.measure.table import table_of
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ class Moved(NamedTuple):
     """The change made by a step, on the device.
 
     Attributes:
-        before: (P,) L2 norms of the weights before the step.
+        before: (P,) L2 norms of the weights before the step; None if they are known already.
         moved: (P,) L2 norms of their change.
         chunks: If not None, both are (C,) sums of squares instead.
     """
 
-    before: Tensor
+    before: Tensor | None
     moved: Tensor
     chunks: Chunks | None = None
 
@@ -63,8 +64,12 @@ class Updates:
                 self._before = [p.clone() for p in self._parameters]
 
     @torch.no_grad()
-    def end(self) -> Moved | None:
+    def end(self, *, is_weighed: bool = False) -> Moved | None:
         """Compare the weights just after the optimizer has stepped, without synchronization.
+
+        Args:
+            is_weighed: Whether their norms before the step are known already. A kernel reads them
+                in any case.
 
         Returns:
             The change; None if the weights were not copied.
@@ -80,7 +85,7 @@ class Updates:
             if self._table and copies is not None:
                 sums = self._table.compare(self._parameters, copies)
                 return None if sums is None else Moved(sums[0], sums[1], self._table.chunks)
-            norms = norms_of(before, self._plan)
+            norms = None if is_weighed else norms_of(before, self._plan)
             torch._foreach_sub_(before, self._parameters)
             return Moved(norms, norms_of(before, self._plan))
 

@@ -52,7 +52,8 @@ class StepChange:
     def end(self, step: int) -> None:
         """Finish measuring the optimizer step of this number."""
         try:
-            norms = self._updates.end() if self._updates else None
+            is_weighed = self._capture.is_weighed
+            norms = self._updates.end(is_weighed=is_weighed) if self._updates else None
             if norms:
                 self._capture.add_change(*norms)
                 self._is_due, self._measured = False, step

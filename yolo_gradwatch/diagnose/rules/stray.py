@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from yolo_gradwatch.diagnose.finding import Reason
 from yolo_gradwatch.diagnose.messages import Message
@@ -40,8 +40,8 @@ def stray_step(history: History, limits: Thresholds) -> Iterator[Hit]:
     levels = [float(windows[-1].norm_max[0]), *totals(windows[:-1]), *began]
     if len(levels) <= NEIGHBOURS + len(began) or not min(levels) > 0:
         return
-    highest, *others = np.log10(levels)
-    rise = float(highest - np.median(others[:NEIGHBOURS]))
+    highest, *others = map(math.log10, levels)
+    rise = highest - statistics.median(others[:NEIGHBOURS])
     is_spike = highest - max(others[NEIGHBOURS:]) > limits.spike
     if not rise > limits.stray_step or is_spike:
         return
