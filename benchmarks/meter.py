@@ -49,6 +49,9 @@ PARTS: dict[str, list[tuple[type, str]]] = {
 GARBAGE = "garbage"
 """Garbage collections that start inside our code."""
 
+CLIP = "clip"
+"""The trainer's own clip, which reads the same gradients right after us."""
+
 ON_DEVICE = ("capture", "copy")
 DEVICE_PARTS = ("kernels", "copy on the device")
 
@@ -70,7 +73,7 @@ class Meter:
         self._now = now or time.perf_counter
         self._inner: list[float] = []  # seconds of the nested parts, for each open part
         self.seconds: dict[str, dict[int, float]] = {
-            part: defaultdict(float) for part in (*PARTS, GARBAGE)
+            part: defaultdict(float) for part in (*PARTS, GARBAGE, CLIP)
         }
         self.device: dict[str, list[tuple[int, torch.cuda.Event, torch.cuda.Event]]] = {
             part: [] for part in ON_DEVICE
@@ -82,7 +85,8 @@ class Meter:
         with contextlib.ExitStack() as stack:
             gc.callbacks.append(self._collect)
             stack.callback(gc.callbacks.remove, self._collect)
-            for part, functions in PARTS.items():
+            clip = {CLIP: [(torch.nn.utils, "clip_grad_norm_")]}
+            for part, functions in {**PARTS, **clip}.items():
                 for owner, name in functions:
                     original = vars(owner).get(name)
                     stack.callback(restore, owner, name, original)
@@ -146,8 +150,8 @@ class Meter:
         return event
 
 
-def restore(owner: type, name: str, original: Any) -> None:
-    """Undo a wrap of an attribute; ``original`` is None if the class had inherited it."""
+def restore(owner: Any, name: str, original: Any) -> None:
+    """Undo a wrap of an attribute; ``original`` is None if a class had inherited it."""
     if original is None:
         delattr(owner, name)
     else:

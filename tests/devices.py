@@ -15,11 +15,12 @@ def needs_cuda(test):
 
 @contextlib.contextmanager
 def no_waiting():
-    """Raise RuntimeError on any wait for the device until the block ends."""
+    """Raise RuntimeError on any wait for the device until the block ends; may be nested."""
+    before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():  # it warns once that it is a prototype
         warnings.simplefilter("ignore", UserWarning)
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode(before)

@@ -507,8 +507,8 @@ def test_remedy_is_applied(monkeypatch):
 # --- on CUDA --------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["One reading", "Steps of a training", "Waits for the device", "Memory over the steps"]
-PARTS += ["With compile=True", "Tests"]
+PARTS = ["Tests", "One reading", "Steps of a training", "Waits for the device"]
+PARTS += ["Memory over the steps", "With compile=True"]
 
 
 @pytest.mark.train

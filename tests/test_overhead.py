@@ -88,6 +88,23 @@ def test_short_training_has_no_steady_state(overhead):
     assert (one.first, one.steady, one.parts) == ([1.0], [], [])
 
 
+def test_net_time_is_less_what_the_clip_saves(overhead, clock):
+    trainings = {}  # steps of a second each
+    for name, own, clip in (("off", 0.0, 0.03), ("on", 0.02, 0.025)):
+        steps = overhead.StepClock()
+        meter = overhead.Meter(steps)
+        for _ in range(overhead.FIRST):
+            steps.tick(None)
+            meter._timed("capture", spend(clock, own))()
+            meter._timed(overhead.CLIP, spend(clock, clip))()
+        steps.begins = [float(n) for n in range(overhead.FIRST + 1)]
+        trainings[name] = overhead.Measured()
+        trainings[name].add(steps, meter)
+    on = overhead._steps_table(trainings, trainings["off"]).splitlines()[-1]
+    inside, net = on.split(" | ")[-4::2]
+    assert (inside, net) == ("2.00 %", "1.50 %")
+
+
 @pytest.mark.full
 @pytest.mark.train
 def test_bare_and_watched_trainings_alternate(overhead, monkeypatch, capsys):
@@ -105,8 +122,8 @@ def test_bare_and_watched_trainings_alternate(overhead, monkeypatch, capsys):
     for ratio in (on[3], on[4]):
         median, low, high = map(float, re.findall(r"[\d.]+", ratio))
         assert 0 < low <= median <= high
-    assert off[3:] == [*["1.000 (1.000 to 1.000)"] * 2, *["0.00 %"] * 2]
-    assert all(float(share.removesuffix(" %")) > 0 for share in on[5:])
+    assert off[3:] == [*["1.000 (1.000 to 1.000)"] * 2, *["0.00 %"] * 4]
+    assert all(float(share.removesuffix(" %")) > 0 for share in on[5:7])
     assert {*overhead.PARTS, overhead.GARBAGE} <= set(parts)
     assert float(microseconds[parts.index("capture")]) > 0
 

@@ -25,7 +25,11 @@ UNREAD = re.compile(r"^ERROR (tests/\S+\.py)(?: - (.*))?$")
 
 
 def measure(job: Job) -> None:
-    """Run the tests and print the counts and failures."""
+    """Run the tests and print the counts and failures.
+
+    Raises:
+        SystemExit: A test failed, or the time was too short for all.
+    """
     files = [
         str(one.relative_to(ROOT)) for one in sorted(ROOT.glob("tests/**/test_*.py")) if _has(one)
     ]
@@ -49,6 +53,8 @@ def measure(job: Job) -> None:
         cut = f"; cut short after {job.seconds:.0f} s, the others did not run"
     for line in summary(printed.splitlines(), cut):
         job.write(line)
+    if cut or process.returncode:
+        raise SystemExit("not all tests passed")
 
 
 def _has(path: Path) -> bool:

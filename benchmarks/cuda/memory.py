@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import tempfile
 import time
@@ -68,6 +69,7 @@ class MemoryLog:
 
     def train(self, *, is_watched: bool) -> None:
         """Train to the last step or the time limit."""
+        gc.collect()  # the trainer before
         if has_cuda():
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()

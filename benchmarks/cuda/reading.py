@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 REPEATS = 40
 ASLEEP = 20_000_000
-"""Cycles, about 10 ms: longer than the host needs for the launches of any method."""
+"""Least cycles that the device sleeps, about 10 ms."""
+
+CYCLES = 4e9
+"""Cycles for each second that the host needs for the launches: twice what any clock makes of it."""
 
 FLUSHED = 2**28  # bytes, more than any cache holds
 COPIED = 2**30  # bytes
@@ -103,13 +106,12 @@ class Clock:
 
     def on_device(self, call: Callable[[], object], after: Callable[[], object] = list) -> float:
         """Return the device microseconds of the median call."""
-        call()
-        after()
+        asleep = max(ASLEEP, round(CYCLES * 1e-6 * self.on_host(call, after, repeats=3)))
         taken = []
         for _ in range(self._repeats):
             events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
             self._other.zero_()
-            torch.cuda._sleep(ASLEEP)  # noqa: SLF001  # no public API
+            torch.cuda._sleep(asleep)  # noqa: SLF001  # no public API
             events[0].record()
             call()
             events[1].record()
@@ -118,12 +120,14 @@ class Clock:
             after()
         return median(taken)
 
-    def on_host(self, call: Callable[[], object], after: Callable[[], object] = list) -> float:
+    def on_host(
+        self, call: Callable[[], object], after: Callable[[], object] = list, repeats: int = 0
+    ) -> float:
         """Return the microseconds until the median call returns."""
         call()
         after()
         taken = []
-        for _ in range(self._repeats):
+        for _ in range(repeats or self._repeats):
             if has_cuda():
                 torch.cuda.synchronize()
             begin = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import tempfile
 import time
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 LATE = 5000
 ROUNDS = 3
 STEPS = FIRST + 40
-PROFILED = range(16, 31)  # steps; no trace is due among them
+PROFILED = range(17, 32)  # steps; no trace is due among them
 FOR_PROFILES = 45.0  # seconds
 GOAL = (0.0025, 150e-6)  # share of a step, or seconds
 MARK = "yolo_gradwatch"
@@ -75,6 +76,7 @@ def measure(job: Job) -> None:
             job.text(f"Most memory on the device, MB: {_listed(peaks)}.")
         if not has_cuda():
             job.text("Kernels on the device: need CUDA.")
+        if job.is_small or not has_cuda():
             return
         _profiles(job, chosen, found)
 
@@ -88,6 +90,7 @@ def _rounds(job: Job, chosen: dict[str, Any]) -> tuple[dict[str, Measured], dict
         for number in range(1 if job.is_small else ROUNDS):
             begin = time.perf_counter()
             for name, (watch, first) in WAYS.items():
+                gc.collect()  # the trainer before
                 if has_cuda():
                     torch.cuda.reset_peak_memory_stats()
                 found[name].add(*overhead.measure(watch, first, _steps(job), chosen))

@@ -63,7 +63,7 @@ def measure(job: Job) -> None:
         job.text("Needs CUDA: a CPU has no device to wait for.")
         return
     job.text(f"In {COUNTED} steps after the first {WARM}.")
-    if not counts.get(CONTROL, 0.0) > counts.get(BARE, 0.0):
+    if CONTROL in ways and not counts.get(CONTROL, 0.0) > counts.get(BARE, 0.0):
         job.text("Not even those of an `.item()` were counted: these counts mean nothing.")
 
 

@@ -1,5 +1,7 @@
 """Trainings on a CUDA device: the same numbers, and no callback that waits for the device."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from devices import NO_CUDA, no_waiting
@@ -28,11 +30,22 @@ def calibrate(trainer):
         trainer.scaler = torch.amp.GradScaler("cuda", init_scale=128.0)
 
 
+def check_kernel(watch):
+    """Return a callback that checks that a kernel reads the gradients, if there is Triton."""
+
+    def check(_trainer):
+        tables = watch._attachment.sessions[-1]._events._capture._tables
+        assert bool(tables) == bool(find_spec("triton"))
+
+    return ("on_train_epoch_end", check)
+
+
 @pytest.mark.parametrize("amp", [False, True, "bf16"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_norms_equal_the_oracle(tmp_path, monkeypatch, amp, channels_last):
     oracle, watch = Oracle(monkeypatch), GradWatch(live=False)
     calls = [("on_train_start", calibrate), ("on_train_start", oracle.take_model)]
+    calls.append(check_kernel(watch))
     options = {"amp": amp, "channels_last": channels_last, "device": "0", "imgsz": 160}
     train(tmp_path, watch=watch, calls=calls, data=shapes(24), **options)
     oracle.check(load_run(watch.run_dir))
@@ -56,12 +69,12 @@ def test_our_callbacks_do_not_wait_for_the_device(tmp_path, monkeypatch, amp, li
 
     monkeypatch.setattr(Guard, "safely", strictly)
     watch = GradWatch(live=live)
-    options = {"amp": amp, "device": "0", "epochs": 20}
-    train(tmp_path, watch=watch, data=shapes(40), **options)
+    options = {"amp": amp, "device": "0", "epochs": 8}
+    train(tmp_path, watch=watch, calls=[check_kernel(watch)], data=shapes(40), **options)
     assert not watch._attachment.sessions[-1].is_broken
-    assert watch.report().steps == 200
+    assert watch.report().steps == 80
     assert len(waits) <= options["epochs"]  # at the end of an epoch it may wait
-    assert load_run(watch.run_dir).report().steps == 200
+    assert load_run(watch.run_dir).report().steps == 80
 
 
 def test_waiting_check_detects_a_wait():

@@ -90,8 +90,10 @@ def test_training_with_fewer_steps_runs_to_its_end():
     class Trainer(RecordingTrainer):
         notes = ()
 
-    found = checked(30, kind=Trainer, epochs=2)
+    progress = []
+    found = checked(30, kind=Trainer, epochs=2, tell=lambda *done: progress.append(done[:2]))
     assert found.report.steps == 4
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert found.report.remarks == (
         "the whole training has 4 optimizer steps: 2 epochs of 2 batches, 1 per step",
     )

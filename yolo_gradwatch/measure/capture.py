@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from yolo_gradwatch.measure.flight import Flight, Unpacker
-from yolo_gradwatch.measure.host import Plan
+from yolo_gradwatch.measure.host import Plan, plan_of
 from yolo_gradwatch.measure.losses import ROOM, Taken
 from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, room
 from yolo_gradwatch.measure.ring import RING, Ring
@@ -49,7 +49,7 @@ class Capture:
         self._tensors = [t if t.numel() else t.new_zeros(1) for t in (*self._parameters, *others)]
         sizes = [p.numel() for p in self._parameters]
         self._matrices = _matrices(self._parameters)
-        self._plans = Plan(self._parameters), Plan(self._tensors)
+        self._plan, self._weights_plan = plan_of(self._parameters), plan_of(self._tensors)
         self._unpacker = Unpacker(sizes, self._matrices, len(self._tensors))
         self._flying: deque[Flight] = deque()
         self._waited: list[Sample] = []
@@ -57,9 +57,7 @@ class Capture:
         self._tables = _tables_of(self._parameters, self._tensors)
         if self._tables:
             size = sum(room_of(table.chunks) for table in (*self._tables, self._tables[0]))
-        device = self._parameters[0].device
-        self._is_on_host = device.type == "cpu"
-        self._ring = Ring(device, 2 + ROOM + size)
+        self._ring = Ring(self._parameters[0].device, 2 + ROOM + size)
 
     @property
     def is_weighed(self) -> bool:
@@ -98,7 +96,7 @@ class Capture:
         scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         if not self._tables:
-            read = self._read_on_host if self._is_on_host else self._read_by_torch
+            read = self._read_on_host if self._plan else self._read_by_torch
             weighed = read(gradients, parts, detailed=detailed, weighed=weighed)
         while len(self._flying) >= RING:  # not drained for this many steps
             self._waited.append(self._land())
@@ -160,16 +158,16 @@ class Capture:
         self, gradients: Sequence[Tensor], parts: list[Tensor], *, detailed: bool, weighed: bool
     ) -> bool:
         """Append to the parts of a step's vector; return whether the weights were read."""
-        of_gradients, of_weights = self._plans
         is_whole = len(gradients) == len(self._parameters)
-        plan = of_gradients if is_whole else Plan(gradients)
-        found = plan.read(gradients, nonzeros=detailed)
+        plan = self._plan if is_whole else None
+        found = (plan or Plan(gradients)).read(gradients, nonzeros=detailed)
         parts.append(torch.from_numpy(found.norms))
         if detailed:
             matrices = self._matrices if is_whole else _matrices(gradients)
             parts.append(torch.from_numpy(found.nonzeros[matrices]))
         if weighed or not np.isfinite(found.norms).all():
-            weights = of_weights.read(self._tensors, largest=True)
+            plan = self._weights_plan or Plan(self._tensors)
+            weights = plan.read(self._tensors, largest=True)
             norms = weights.norms[: len(self._parameters)]
             parts += [torch.from_numpy(norms), torch.from_numpy(weights.largest)]
             return True

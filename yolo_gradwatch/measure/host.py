@@ -131,6 +131,11 @@ class Plan:
         found.norms[self._small] = np.sqrt(squares)
 
 
+def plan_of(tensors: Sequence[Tensor]) -> Plan | None:
+    """Return a plan for tensors, at least one; None if they are not in the host's memory."""
+    return Plan(tensors) if tensors[0].device.type == "cpu" else None
+
+
 def _rows(tensor: Tensor) -> tuple[int, int]:
     """Return how many rows of which length to cut a tensor into; no rows if it is no large one."""
     size = tensor.numel()

@@ -64,8 +64,10 @@ def norm_of(tensor: Tensor) -> Tensor:
     no synchronization on other devices.
     """
     if tensor.device.type != "cpu":
-        if tensor.element_size() < 4:  # halves: summed in float32 as they are
+        if tensor.dtype is torch.float16:
             return _norm(tensor, torch.float32)
+        if tensor.dtype is torch.bfloat16:  # float32 cannot hold all of its squares
+            return _norm(tensor, precision(tensor.device))
         return norms_of([tensor])[0]
     if tensor.dtype is not torch.float32:
         return _norm(tensor, torch.float64)

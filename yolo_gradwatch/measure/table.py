@@ -65,9 +65,10 @@ class Table:
         self._sizes = list(sizes)
         self._device = device
         self._kernel = kernel
-        self._on_device = torch.from_numpy(self.chunks.table).to(device)
+        self._on_device = _sent(torch.from_numpy(self.chunks.table), device)
         self._rows = deque(_rows(len(self._sizes), device))
-        self._stream: object = self  # none yet
+        self._stream: object = None
+        self._has_sent = False
         self._alike = Alike()
         self._odd: list[int] = []
 
@@ -151,10 +152,11 @@ class Table:
 
     def _launch(self, kernel: Any, addresses: Counts, *args: Any) -> None:
         stream = None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
-        if stream != self._stream or not np.array_equal(self._rows[-1].array, addresses):
+        is_same = self._has_sent and stream == self._stream
+        if not (is_same and np.array_equal(self._rows[-1].array, addresses)):
             self._rows.rotate(-1)
             self._upload(self._rows[-1], addresses)
-            self._stream = stream
+            self._stream, self._has_sent = stream, True
         pointers = self._rows[-1]
         grid, block = (self.chunks.count,), self._kernel.BLOCK
         if pointers.event is None:
@@ -170,6 +172,13 @@ class Table:
             row.event.synchronize()  # SYNC: the device is eight launches behind
         row.array[:] = addresses
         row.device.copy_(row.host, non_blocking=True)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a copy on a device, without waiting for it."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _rows(size: int, device: torch.device) -> list[Pointers]:

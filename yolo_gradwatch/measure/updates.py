@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from yolo_gradwatch.measure.host import Plan
+from yolo_gradwatch.measure.host import plan_of
 from yolo_gradwatch.measure.norms import norms_of, room
 from yolo_gradwatch.measure.table import table_of
 
@@ -44,7 +44,7 @@ class Updates:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters: list[Tensor] = list(parameters)
-        self._plan = Plan(self._parameters)
+        self._plan = plan_of(self._parameters)
         self._table = table_of(self._parameters)
         self._before: list[Tensor] = []
         self._copies: Tensor | None = None

@@ -146,8 +146,10 @@ class Short:
         self._clock.lap(is_plain=not (is_measured or self._is_first))
         self._is_first = False
         seconds = self._clock.seconds or 0.0
-        left = (self._steps - self._done) * trainer.accumulate * seconds
-        self._tell(self._done, self._steps, left)
+        _, batches, epochs = self._shape
+        planned = min(self._steps, batches * epochs)  # a step has at least one batch
+        left = (planned - self._done) * trainer.accumulate * seconds
+        self._tell(self._done, planned, left)
         if self._done >= self._steps or not self._is_watched():
             raise hooks.Ended
 
