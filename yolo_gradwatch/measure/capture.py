@@ -11,13 +11,12 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from yolo_gradwatch.measure.flight import Flight, Unpacker
-from yolo_gradwatch.measure.host import Plan, plan_of
 from yolo_gradwatch.measure.losses import ROOM, Taken
-from yolo_gradwatch.measure.norms import largest_of, nonzeros_of, norms_of, room
+from yolo_gradwatch.measure.norms import room
+from yolo_gradwatch.measure.readers import matrices, reader_of
 from yolo_gradwatch.measure.ring import RING, Ring
 from yolo_gradwatch.measure.scan import room_of, scan
 from yolo_gradwatch.measure.table import table_of
@@ -48,12 +47,12 @@ class Capture:
         self._parameters: list[Tensor] = list(parameters)
         self._tensors = [t if t.numel() else t.new_zeros(1) for t in (*self._parameters, *others)]
         sizes = [p.numel() for p in self._parameters]
-        self._matrices = _matrices(self._parameters)
-        self._plan, self._weights_plan = plan_of(self._parameters), plan_of(self._tensors)
-        self._unpacker = Unpacker(sizes, self._matrices, len(self._tensors))
+        counted = matrices(self._parameters)
+        self._reader = reader_of(self._parameters, self._tensors)
+        self._unpacker = Unpacker(sizes, counted, len(self._tensors))
         self._flying: deque[Flight] = deque()
         self._waited: list[Sample] = []
-        size = 4 * len(sizes) + len(self._matrices) + len(self._tensors)
+        size = 4 * len(sizes) + len(counted) + len(self._tensors)
         self._tables = _tables_of(self._parameters, self._tensors)
         if self._tables:
             size = sum(room_of(table.chunks) for table in (*self._tables, self._tables[0]))
@@ -78,10 +77,8 @@ class Capture:
         """Start copying the current gradient norms to the host, without synchronization.
 
         On CUDA this takes one launch of a kernel that reads each gradient once, and with
-        ``weighed`` one for the weights. Elsewhere, and where no kernel can be built, it takes
-        `norms_of` all gradients, and with ``detailed`` a count for each weight. On a CPU, where it
-        costs no wait, a gradient that is not finite has the weights read too: the step is about
-        to damage them, and what is still finite shows where the trouble began.
+        ``weighed`` one for the weights. Elsewhere, and where no kernel can be built, a `Reader`
+        reads them.
 
         Args:
             epoch: Counts from 1.
@@ -96,8 +93,8 @@ class Capture:
         scalars = [*extras, *losses.tensors]
         parts = [torch.cat([scalar.reshape(-1) for scalar in scalars])] if scalars else []
         if not self._tables:
-            read = self._read_on_host if self._plan else self._read_by_torch
-            weighed = read(gradients, parts, detailed=detailed, weighed=weighed)
+            read, weighed = self._reader.read(gradients, detailed=detailed, weighed=weighed)
+            parts += read
         while len(self._flying) >= RING:  # not drained for this many steps
             self._waited.append(self._land())
         transfer = self._ring.begin()
@@ -154,38 +151,6 @@ class Capture:
             scan(of_weights, self._tensors, self._ring, transfer) if weighed else None,
         )
 
-    def _read_on_host(
-        self, gradients: Sequence[Tensor], parts: list[Tensor], *, detailed: bool, weighed: bool
-    ) -> bool:
-        """Append to the parts of a step's vector; return whether the weights were read."""
-        is_whole = len(gradients) == len(self._parameters)
-        plan = self._plan if is_whole else None
-        found = (plan or Plan(gradients)).read(gradients, nonzeros=detailed)
-        parts.append(torch.from_numpy(found.norms))
-        if detailed:
-            matrices = self._matrices if is_whole else _matrices(gradients)
-            parts.append(torch.from_numpy(found.nonzeros[matrices]))
-        if weighed or not np.isfinite(found.norms).all():
-            plan = self._weights_plan or Plan(self._tensors)
-            weights = plan.read(self._tensors, largest=True)
-            norms = weights.norms[: len(self._parameters)]
-            parts += [torch.from_numpy(norms), torch.from_numpy(weights.largest)]
-            return True
-        return False
-
-    def _read_by_torch(
-        self, gradients: Sequence[Tensor], parts: list[Tensor], *, detailed: bool, weighed: bool
-    ) -> bool:
-        """Append to the parts of a step's vector; return whether the weights were read."""
-        if gradients:
-            parts.append(norms_of(gradients))
-        matrices = [gradients[i] for i in _matrices(gradients)] if detailed else []
-        if matrices:
-            parts.append(nonzeros_of(matrices))
-        if weighed:
-            parts += [norms_of(self._parameters), largest_of(self._tensors)]
-        return weighed
-
     def _frozen(self, gradients: Sequence[Tensor | None]) -> list[int]:
         """Return the indices of the parameters without a gradient that are frozen by now."""
         pairs = enumerate(zip(self._parameters, gradients, strict=True))
@@ -203,8 +168,3 @@ def _tables_of(
     gradients = table_of(parameters)
     weights = table_of(tensors) if gradients else None
     return (gradients, weights) if gradients and weights else None
-
-
-def _matrices(gradients: Sequence[Tensor]) -> list[int]:
-    """Return the indices of those with two or more dimensions, whose exact zeros are counted."""
-    return [i for i, gradient in enumerate(gradients) if gradient.ndim >= 2]

@@ -176,9 +176,8 @@ class Table:
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a copy on a device, without waiting for it."""
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 def _rows(size: int, device: torch.device) -> list[Pointers]:
