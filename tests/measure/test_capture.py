@@ -121,7 +121,14 @@ def test_norms_of_equal_numbers_are_exact_to_a_few_millionths(shape):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda t: t[:, :2], lambda t: t.double(), lambda t: t.half(), lambda t: t.reshape(-1)],
+    [
+        lambda t: t[:, :2],
+        lambda t: t.double(),
+        lambda t: t.half(),
+        lambda t: t.bfloat16(),
+        lambda t: t.reshape(-1),
+        lambda t: t.t().expand(2, -1, -1),
+    ],
 )
 def test_plan_for_other_tensors_is_not_used(change):
     torch.manual_seed(0)
@@ -129,6 +136,9 @@ def test_plan_for_other_tensors_is_not_used(change):
     after = [change(before[0]), change(before[1]), before[2]]
     found = norms_of(after, Plan(before))
     np.testing.assert_allclose(found, wanted([t.double() for t in after]), rtol=1e-6)
+    read = Plan(before).read(after, nonzeros=True, largest=True)
+    assert read.nonzeros.tolist() == [int((t != 0).sum()) for t in after]
+    assert read.largest.tolist() == [float(t.abs().max()) for t in after]
 
 
 @pytest.mark.usefixtures("_both_ways")

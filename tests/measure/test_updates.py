@@ -39,7 +39,7 @@ class Loop:
         self.capture = Capture(parameters)
         self.remarks = []
         self.change = StepChange(self.capture, parameters, self.remarks)
-        self.step, self.samples, self.moved = 0, [], []
+        self.step, self.samples, self.moved, self.before = 0, [], [], []
         self.hooks = hooks.StepHooks(self.change.begin, self._after)
         self.hooks.attach(SimpleNamespace(optimizer=self.optimizer))
 
@@ -64,6 +64,7 @@ class Loop:
         self.optimizer.zero_grad()
         moved = [p.detach() - b for p, b in zip(self.model.parameters(), before, strict=True)]
         self.moved.append([float(m.norm()) for m in moved])
+        self.before.append([float(b.norm()) for b in before])
         self.change.end_batch()
         samples = list(self.capture.drain())
         self.change.landed(samples)
@@ -74,6 +75,7 @@ class Loop:
         for one in self.samples:
             if one.change:
                 np.testing.assert_allclose(one.change.moved, self.moved[one.step - 1], rtol=1e-5)
+                np.testing.assert_allclose(one.change.before, self.before[one.step - 1], rtol=1e-6)
         return [one.step for one in self.samples if one.change]
 
 
