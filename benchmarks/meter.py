@@ -85,8 +85,10 @@ class Meter:
         with contextlib.ExitStack() as stack:
             gc.callbacks.append(self._collect)
             stack.callback(gc.callbacks.remove, self._collect)
-            clip = {CLIP: [(torch.nn.utils, "clip_grad_norm_")]}
-            for part, functions in {**PARTS, **clip}.items():
+            clip = torch.nn.utils.clip_grad_norm_
+            stack.callback(restore, torch.nn.utils, "clip_grad_norm_", clip)
+            torch.nn.utils.clip_grad_norm_ = self._clipping(clip)
+            for part, functions in PARTS.items():
                 for owner, name in functions:
                     original = vars(owner).get(name)
                     stack.callback(restore, owner, name, original)
@@ -142,6 +144,19 @@ class Meter:
                     self.device[part].append((step, begin, self._event()))
 
         return timed
+
+    def _clipping(self, clip: Callable[..., Any]) -> Callable[..., Any]:
+        """Measure the trainer's clip, which is not our code."""
+
+        @functools.wraps(clip)
+        def clipping(*args: Any, **kwargs: Any) -> Any:
+            start = self._now()
+            try:
+                return clip(*args, **kwargs)
+            finally:
+                self.seconds[CLIP][len(self._clock.begins)] += self._now() - start
+
+        return clipping
 
     @staticmethod
     def _event() -> torch.cuda.Event:

@@ -14,7 +14,7 @@ half a percent, and it hides work done in fewer than half of the steps. So the t
 callbacks and wraps is also summed over all steps and split into parts; on CUDA, events measure the
 device's share of a reading. Start-up, the end of the epoch and the picture are not included. On a
 CPU, the trainer's clip reads the same gradients right after us, then from warm caches: the column
-``net`` subtracts what the clip takes less than without a watch.
+``net`` subtracts the time that this saves.
 
 The overhead depends on the step: windows are short at first, and each one runs the rules and writes
 a file. ``--begin-at 5000`` numbers the steps from 5000, as late in a training.
@@ -262,7 +262,7 @@ def _ratio(ours: list[float], off: list[float]) -> str:
 
 
 def _net(own: list[float], clip: list[float], alone: list[float]) -> list[float]:
-    """Return our seconds less those that the trainer's clip takes less than without a watch."""
+    """Return our seconds less those that the watch saves the trainer's clip."""
     return [a + b - c for a, b, c in zip(own, clip, alone, strict=True)]
 
 

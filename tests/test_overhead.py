@@ -96,7 +96,7 @@ def test_net_time_is_less_what_the_clip_saves(overhead, clock):
         for _ in range(overhead.FIRST):
             steps.tick(None)
             meter._timed("capture", spend(clock, own))()
-            meter._timed(overhead.CLIP, spend(clock, clip))()
+            meter._clipping(spend(clock, clip))()
         steps.begins = [float(n) for n in range(overhead.FIRST + 1)]
         trainings[name] = overhead.Measured()
         trainings[name].add(steps, meter)

@@ -39,7 +39,7 @@ ASLEEP = 20_000_000
 """Least cycles that the device sleeps, about 10 ms."""
 
 CYCLES = 4e9
-"""Cycles for each second that the host needs for the launches: twice what any clock makes of it."""
+"""Cycles for each second that the host needs for the launches: twice the clock rate of any GPU."""
 
 FLUSHED = 2**28  # bytes, more than any cache holds
 COPIED = 2**30  # bytes

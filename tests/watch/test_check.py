@@ -135,9 +135,12 @@ def test_stopped_training_ends_without_a_validation():
 
 
 def test_out_of_memory_is_reported():
-    found = checked(30, images=16, epochs=2, calls=[("on_train_start", starve)])
+    progress = []
+    options = {"calls": [("on_train_start", starve)], "nbs": 1}
+    found = checked(30, images=16, epochs=2, tell=lambda *done: progress.append(done), **options)
+    assert all(done <= planned and left >= 0 for done, planned, left in progress)
     assert found.report.remarks[0] == "out of memory: the batch was cut to 2"
-    assert (found.cost.together, found.cost.batches, found.cost.epochs) == (2, 8, 2)
+    assert (found.cost.together, found.cost.batches, found.cost.epochs) == (1, 8, 2)
 
 
 def test_training_that_cannot_be_watched_is_ended():

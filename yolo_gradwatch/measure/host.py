@@ -23,18 +23,18 @@ SMALL = 4096
 LONGEST_ROW = 8192
 """Elements that are summed in float32 at once; above 10,000, OpenBLAS starts threads.
 
-The norm of as many random numbers is off by 1e-8, that of as many equal numbers by 1e-6.
+The norm of as many random numbers is off by 1e-7, that of as many equal numbers by 4e-6.
 """
 
 MOST_ROWS = 2
-"""Times the least number of rows that a tensor may be cut into, so that rows stay long."""
+"""A tensor may be cut into at most this many times the least number of rows to have them equal."""
 
 
 class Reading(NamedTuple):
     """What was read from N tensors.
 
     Attributes:
-        norms: (N,) L2 norms.
+        norms: (N,) L2 norms; empty if not asked for.
         nonzeros: (N,) numbers of elements that are not exactly zero; empty if not asked for.
         largest: (N,) largest absolute values, NaN where a value is; empty if not asked for.
     """
@@ -44,14 +44,45 @@ class Reading(NamedTuple):
     largest: Floats
 
 
+class _Large(NamedTuple):
+    """A large tensor and how to cut it.
+
+    Attributes:
+        place: Its index.
+        size: Number of its elements.
+        rows: Number of rows of equal length; what is left over is a shorter row.
+        length: Length of such a row.
+    """
+
+    place: int
+    size: int
+    rows: int
+    length: int
+
+    @property
+    def sums(self) -> int:
+        """Number of rows, including the shorter one."""
+        return self.rows + (self.size > self.rows * self.length)
+
+    def squares(self, flat: Singles) -> Singles:
+        """Return the sum of squares of each row."""
+        end = self.rows * self.length
+        rows = flat[:end].reshape(self.rows, self.length)
+        found: Singles = np.matmul(rows[:, None], rows[:, :, None]).ravel()  # a dot product each
+        if end == self.size:
+            return found
+        return np.append(found, np.dot(flat[end:], flat[end:]))
+
+
 class Plan:
     """How to read tensors, worked out once for their shapes.
 
     In float32 a norm overflows to Inf from elements of 1e18 on, underflows to 0 below 1e-23, and
     the sum over a tensor of 5 million elements is off by 2e-4. Float64 takes three times as long.
     Tensors below `SMALL` elements are therefore copied to float64; larger ones are cut into rows of
-    at most `LONGEST_ROW`, which are summed in float32, and these sums in float64. If a norm is too
-    large or too small for that, all is summed in float64, as are tensors of other dtypes.
+    at most `LONGEST_ROW`, and what is left over, which are summed in float32, and these sums in
+    float64. If a norm is too large or too small for that, all is summed in float64, as are tensors
+    of other dtypes.
 
     Args:
         tensors: N tensors, or others with their shapes and dtypes.
@@ -59,31 +90,41 @@ class Plan:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         sizes = [tensor.numel() for tensor in tensors]
-        shapes = [_rows(tensor) for tensor in tensors]
         self._size = len(tensors)
         self._small = [i for i, size in enumerate(sizes) if 0 < size < SMALL]
-        self._large = [i for i, (count, _) in enumerate(shapes) if count]
-        self._odd = sorted({*range(len(tensors))} - {*self._small, *self._large})
-        self._begins = _begins([sizes[i] for i in self._small])
+        self._large = [
+            _large(i, size)
+            for i, size in enumerate(sizes)
+            if size >= SMALL and tensors[i].dtype is torch.float32
+        ]
+        self._places = [one.place for one in self._large]
+        self._odd = sorted({*range(len(tensors))} - {*self._small, *self._places})
         self._elements = sum(sizes[i] for i in self._small)
-        self._shapes = [shapes[i] for i in self._large]
-        self._row_begins = _begins([count for count, _ in self._shapes])
+        self._begins = _begins([sizes[i] for i in self._small])
+        self._row_begins = _begins([one.sums for one in self._large])
 
     def read(
-        self, tensors: Sequence[Tensor], *, nonzeros: bool = False, largest: bool = False
+        self,
+        tensors: Sequence[Tensor],
+        *,
+        norms: bool = True,
+        nonzeros: bool = False,
+        largest: bool = False,
     ) -> Reading:
         """Read tensors of the planned shapes; for others, make another plan.
 
         Args:
             tensors: N tensors.
+            norms: Whether to return their norms.
             nonzeros: Whether to count the elements that are not zero.
             largest: Whether to look for the largest absolute values.
         """
         small = _joined([tensors[i] for i in self._small])
         if len(small) != self._elements or not self._fits(tensors):  # as after pruning
-            return Plan(tensors).read(tensors, nonzeros=nonzeros, largest=largest)
+            plan = Plan(tensors)
+            return plan.read(tensors, norms=norms, nonzeros=nonzeros, largest=largest)
         found = Reading(
-            np.empty(self._size),
+            np.empty(self._size if norms else 0),
             np.empty(self._size if nonzeros else 0),
             np.empty(self._size if largest else 0),
         )
@@ -95,27 +136,28 @@ class Plan:
 
     def _fits(self, tensors: Sequence[Tensor]) -> bool:
         return all(
-            tensors[i].dtype is torch.float32 and tensors[i].numel() == count * length
-            for i, (count, length) in zip(self._large, self._shapes, strict=True)
+            tensors[one.place].dtype is torch.float32 and tensors[one.place].numel() == one.size
+            for one in self._large
         )
 
     def _read_large(self, tensors: Sequence[Tensor], found: Reading) -> None:
-        if not self._large:
-            return
-        sums = []
+        squares = []
         with np.errstate(all="ignore"):  # what overflows is read again
-            for i, shape in zip(self._large, self._shapes, strict=True):
-                rows = _array(tensors[i]).reshape(shape)
-                sums.append(np.matmul(rows[:, None], rows[:, :, None]))  # a dot product each
+            for one in self._large:
+                flat = _array(tensors[one.place])
+                if len(found.norms):
+                    squares.append(one.squares(flat))
                 if len(found.nonzeros):
-                    found.nonzeros[i] = np.count_nonzero(rows != 0)
+                    found.nonzeros[one.place] = np.count_nonzero(flat != 0)
                 if len(found.largest):
-                    found.largest[i] = np.maximum(rows.max(), -rows.min())
-        squares = np.concatenate(sums).ravel().astype(np.float64)
-        norms = np.sqrt(np.add.reduceat(squares, self._row_begins))
+                    found.largest[one.place] = abs(np.maximum(flat.max(), -flat.min()))
+        if not squares:
+            return
+        sums = np.concatenate(squares).astype(np.float64)
+        norms = np.sqrt(np.add.reduceat(sums, self._row_begins))
         for k in np.flatnonzero(~((PLAIN[0] < norms) & (norms < PLAIN[1]))).tolist():
-            norms[k] = _exact_norm(tensors[self._large[k]])
-        found.norms[self._large] = norms
+            norms[k] = _exact_norm(tensors[self._places[k]])
+        found.norms[self._places] = norms
 
     def _read_small(self, values: Floats, found: Reading) -> None:
         """Read the joined elements of the small tensors, which are overwritten."""
@@ -126,9 +168,10 @@ class Plan:
             found.nonzeros[self._small] = np.add.reduceat(flags, self._begins)
         if len(found.largest):
             found.largest[self._small] = np.maximum.reduceat(np.abs(values), self._begins)
-        with np.errstate(over="ignore"):
-            squares = np.add.reduceat(np.square(values, out=values), self._begins)
-        found.norms[self._small] = np.sqrt(squares)
+        if len(found.norms):
+            with np.errstate(over="ignore"):
+                squares = np.add.reduceat(np.square(values, out=values), self._begins)
+            found.norms[self._small] = np.sqrt(squares)
 
 
 def plan_of(tensors: Sequence[Tensor]) -> Plan | None:
@@ -136,14 +179,11 @@ def plan_of(tensors: Sequence[Tensor]) -> Plan | None:
     return Plan(tensors) if tensors[0].device.type == "cpu" else None
 
 
-def _rows(tensor: Tensor) -> tuple[int, int]:
-    """Return how many rows of which length to cut a tensor into; no rows if it is no large one."""
-    size = tensor.numel()
-    if size < SMALL or tensor.dtype is not torch.float32:
-        return 0, 0
+def _large(place: int, size: int) -> _Large:
+    """Choose how to cut a large tensor: into rows of equal length if few are enough for that."""
     least = -(-size // LONGEST_ROW)
-    count = next((n for n in range(least, MOST_ROWS * least + 1) if size % n == 0), 0)
-    return count, size // count if count else 0
+    rows = next((n for n in range(least, MOST_ROWS * least + 1) if size % n == 0), least)
+    return _Large(place, size, rows, size // rows)
 
 
 def _begins(sizes: Sequence[int]) -> Counts:
@@ -155,7 +195,7 @@ def _begins(sizes: Sequence[int]) -> Counts:
 def _array(tensor: Tensor) -> Singles:
     """Return a float32 tensor as a flat array, its elements in the order of the memory."""
     own: Singles = (tensor.detach() if tensor.requires_grad else tensor).numpy()
-    return own if own.flags.c_contiguous else own.ravel("K")
+    return own.ravel("K")
 
 
 def _joined(tensors: Sequence[Tensor]) -> Floats:
@@ -168,13 +208,14 @@ def _joined(tensors: Sequence[Tensor]) -> Floats:
 
 
 def _read_odd(tensor: Tensor, found: Reading, i: int) -> None:
-    """Read a tensor that is empty, has another dtype, or cannot be cut into rows."""
-    found.norms[i] = _exact_norm(tensor)
+    """Read a tensor that is empty or large and of another dtype."""
+    if len(found.norms):
+        found.norms[i] = _exact_norm(tensor)
     if len(found.nonzeros):
         found.nonzeros[i] = int(torch.count_nonzero(tensor))
     if len(found.largest):
-        found.largest[i] = float(tensor.detach().abs().amax())
+        found.largest[i] = float(tensor.detach().abs().amax()) if tensor.numel() else 0.0
 
 
 def _exact_norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64))

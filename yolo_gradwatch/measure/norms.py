@@ -106,7 +106,7 @@ def largest_of(tensors: Sequence[Tensor]) -> Tensor:
     """
     device = tensors[0].device.type
     if device == "cpu":
-        return torch.from_numpy(Plan(tensors).read(tensors, largest=True).largest)
+        return torch.from_numpy(Plan(tensors).read(tensors, norms=False, largest=True).largest)
     if device == "cuda":
         return torch.stack([norm.float() for norm in torch._foreach_norm([*tensors], math.inf)])
     return torch.stack([tensor.abs().amax().float() for tensor in tensors])
@@ -115,5 +115,7 @@ def largest_of(tensors: Sequence[Tensor]) -> Tensor:
 def nonzeros_of(gradients: Sequence[Tensor]) -> Tensor:
     """(N,) number of elements of each gradient that are not exactly zero. No synchronization."""
     if gradients[0].device.type == "cpu":
-        return torch.from_numpy(Plan(gradients).read(gradients, nonzeros=True).nonzeros)
+        return torch.from_numpy(
+            Plan(gradients).read(gradients, norms=False, nonzeros=True).nonzeros
+        )
     return torch.stack([torch.count_nonzero(gradient) for gradient in gradients])

@@ -147,7 +147,8 @@ class Short:
         self._is_first = False
         seconds = self._clock.seconds or 0.0
         _, batches, epochs = self._shape
-        planned = min(self._steps, batches * epochs)  # a step has at least one batch
+        # A step has at least one batch; after a lack of memory, an epoch is repeated.
+        planned = max(min(self._steps, batches * epochs), self._done)
         left = (planned - self._done) * trainer.accumulate * seconds
         self._tell(self._done, planned, left)
         if self._done >= self._steps or not self._is_watched():
