@@ -136,8 +136,8 @@ def test_plan_for_other_tensors_is_not_used(change):
     after = [change(before[0]), change(before[1]), before[2]]
     found = norms_of(after, Plan(before))
     np.testing.assert_allclose(found, wanted([t.double() for t in after]), rtol=1e-6)
-    read = Plan(before).read(after, nonzeros=True, largest=True)
-    assert read.nonzeros.tolist() == [int((t != 0).sum()) for t in after]
+    read = Plan(before).read(after, nonzero=True, largest=True)
+    assert read.nonzero.tolist() == [int((t != 0).sum()) for t in after]
     assert read.largest.tolist() == [float(t.abs().max()) for t in after]
 
 

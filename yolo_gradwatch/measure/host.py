@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from yolo_gradwatch.measure.chunks import Extents
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,20 +30,6 @@ The norm of as many random numbers is off by 1e-7, that of as many equal numbers
 
 MOST_ROWS = 2
 """A tensor may be cut into at most this many times the least number of rows to have them equal."""
-
-
-class Reading(NamedTuple):
-    """What was read from N tensors.
-
-    Attributes:
-        norms: (N,) L2 norms; empty if not asked for.
-        nonzeros: (N,) numbers of elements that are not exactly zero; empty if not asked for.
-        largest: (N,) largest absolute values, NaN where a value is; empty if not asked for.
-    """
-
-    norms: Floats
-    nonzeros: Floats
-    largest: Floats
 
 
 class _Large(NamedTuple):
@@ -108,26 +96,26 @@ class Plan:
         tensors: Sequence[Tensor],
         *,
         norms: bool = True,
-        nonzeros: bool = False,
+        nonzero: bool = False,
         largest: bool = False,
-    ) -> Reading:
+    ) -> Extents:
         """Read tensors of the planned shapes; for others, make another plan.
 
         Args:
             tensors: N tensors.
             norms: Whether to return their norms.
-            nonzeros: Whether to count the elements that are not zero.
+            nonzero: Whether to count the elements that are not zero.
             largest: Whether to look for the largest absolute values.
+
+        Returns:
+            Their extents; what was not asked for is empty.
         """
         small = _joined([tensors[i] for i in self._small])
         if len(small) != self._elements or not self._fits(tensors):  # as after pruning
             plan = Plan(tensors)
-            return plan.read(tensors, norms=norms, nonzeros=nonzeros, largest=largest)
-        found = Reading(
-            np.empty(self._size if norms else 0),
-            np.empty(self._size if nonzeros else 0),
-            np.empty(self._size if largest else 0),
-        )
+            return plan.read(tensors, norms=norms, nonzero=nonzero, largest=largest)
+        asked = (norms, largest, nonzero)
+        found = Extents(*(np.empty(self._size if is_asked else 0) for is_asked in asked))
         self._read_large(tensors, found)
         self._read_small(small, found)
         for i in self._odd:
@@ -140,15 +128,15 @@ class Plan:
             for one in self._large
         )
 
-    def _read_large(self, tensors: Sequence[Tensor], found: Reading) -> None:
+    def _read_large(self, tensors: Sequence[Tensor], found: Extents) -> None:
         squares = []
         with np.errstate(all="ignore"):  # what overflows is read again
             for one in self._large:
                 flat = _array(tensors[one.place])
                 if len(found.norms):
                     squares.append(one.squares(flat))
-                if len(found.nonzeros):
-                    found.nonzeros[one.place] = np.count_nonzero(flat != 0)
+                if len(found.nonzero):
+                    found.nonzero[one.place] = np.count_nonzero(flat != 0)
                 if len(found.largest):
                     found.largest[one.place] = abs(np.maximum(flat.max(), -flat.min()))
         if not squares:
@@ -159,13 +147,13 @@ class Plan:
             norms[k] = _exact_norm(tensors[self._places[k]])
         found.norms[self._places] = norms
 
-    def _read_small(self, values: Floats, found: Reading) -> None:
+    def _read_small(self, values: Floats, found: Extents) -> None:
         """Read the joined elements of the small tensors, which are overwritten."""
         if not self._small:
             return
-        if len(found.nonzeros):
+        if len(found.nonzero):
             flags = (values != 0).astype(np.float64)  # integers are added far more slowly
-            found.nonzeros[self._small] = np.add.reduceat(flags, self._begins)
+            found.nonzero[self._small] = np.add.reduceat(flags, self._begins)
         if len(found.largest):
             found.largest[self._small] = np.maximum.reduceat(np.abs(values), self._begins)
         if len(found.norms):
@@ -207,12 +195,12 @@ def _joined(tensors: Sequence[Tensor]) -> Floats:
     return values
 
 
-def _read_odd(tensor: Tensor, found: Reading, i: int) -> None:
+def _read_odd(tensor: Tensor, found: Extents, i: int) -> None:
     """Read a tensor that is empty or large and of another dtype."""
     if len(found.norms):
         found.norms[i] = _exact_norm(tensor)
-    if len(found.nonzeros):
-        found.nonzeros[i] = int(torch.count_nonzero(tensor))
+    if len(found.nonzero):
+        found.nonzero[i] = int(torch.count_nonzero(tensor))
     if len(found.largest):
         found.largest[i] = float(tensor.detach().abs().amax()) if tensor.numel() else 0.0
 

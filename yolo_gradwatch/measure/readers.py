@@ -67,10 +67,10 @@ class HostReader(Reader):
         """As `Reader.read`."""
         is_whole = len(gradients) == len(self._parameters)
         plan = self._of_gradients if is_whole else Plan(gradients)
-        found = plan.read(gradients, nonzeros=detailed)
+        found = plan.read(gradients, nonzero=detailed)
         parts = [found.norms]
         if detailed:
-            parts.append(found.nonzeros[self._matrices if is_whole else matrices(gradients)])
+            parts.append(found.nonzero[self._matrices if is_whole else matrices(gradients)])
         weighed = weighed or not np.isfinite(found.norms).all()
         if weighed:
             weights = self._of_weights.read(self._tensors, largest=True)
