@@ -76,9 +76,8 @@ def measure(job: Job) -> None:
             job.text(f"Most memory on the device, MB: {_listed(peaks)}.")
         if not has_cuda():
             job.text("Kernels on the device: need CUDA.")
-        if job.is_small or not has_cuda():
-            return
-        _profiles(job, chosen, found)
+        elif not job.is_small:
+            _profiles(job, chosen, found)
 
 
 def _rounds(job: Job, chosen: dict[str, Any]) -> tuple[dict[str, Measured], dict[str, list[float]]]:

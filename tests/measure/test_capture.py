@@ -425,7 +425,8 @@ def test_norms_and_zeros_of_all_tensor_kinds_leave_them_unchanged(kinds, factor)
     np.testing.assert_allclose(norms_of(tensors), wanted(tensors), rtol=1e-6)
     expected = [int((tensor != 0).sum()) for tensor in tensors]
     assert nonzeros_of(tensors).tolist() == expected
-    largest = Plan(tensors).read(tensors, norms=False, largest=True).largest
+    _, largest, nonzero = Plan(tensors).read(tensors, norms=False, nonzero=True, largest=True)
+    assert nonzero.tolist() == expected
     np.testing.assert_array_equal(largest, [float(t.abs().max()) if len(t) else 0 for t in tensors])
     assert not np.signbit(largest[np.isfinite(largest)]).any()
     for tensor, old in zip(tensors, before, strict=True):

@@ -114,6 +114,4 @@ def largest_of(tensors: Sequence[Tensor]) -> Tensor:
 
 def nonzeros_of(gradients: Sequence[Tensor]) -> Tensor:
     """(N,) number of elements of each gradient that are not exactly zero. No synchronization."""
-    if gradients[0].device.type == "cpu":
-        return torch.from_numpy(Plan(gradients).read(gradients, norms=False, nonzero=True).nonzero)
     return torch.stack([torch.count_nonzero(gradient) for gradient in gradients])
