@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MOST_WAITING = 32
 """Most steps processed together; 32 take about four times as long as one."""
 
-WAIT_SECONDS = 0.5
+WAIT_SECONDS = 2.0
 """Longest time a step waits for others, so that report and panel stay up to date."""
 
 
